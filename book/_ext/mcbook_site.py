@@ -1,0 +1,179 @@
+"""What the book's site needs beyond the theme: offline, accessible, exact.
+
+A Sphinx extension (loaded through `local_extensions` in `_config.yml`).  It
+
+* puts the repository's address and the package's version into the pages, so
+  that `_config.yml` and `pyproject.toml` stay the only places where they are
+  written;
+* removes scripts that the theme's stack adds twice, or that would reach out
+  to other hosts;
+* offers "Open in Colab" on notebooks, and on nothing else;
+* repairs what an accessibility checker finds in the theme's markup;
+* keeps only the part of MathJax that the pages load.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.config import Config
+
+# Written in a page as {{ repository_url }} or {{ version }}.
+_TOKENS = re.compile(r"\{\{ (repository_url|version) \}\}")
+
+# Parts of MathJax that the pages load: the bundle, its fonts, and the TeX
+# extensions that the bundle fetches when a formula first uses them.
+_MATHJAX_KEPT = ("tex-chtml.js", "output/chtml/fonts", "input/tex/extensions")
+
+# (pattern, replacement), each applied to the finished markup of every page.
+# All are idempotent: a page may meet them twice.
+_REPAIRS = [
+    # Fonts are preloaded with `crossorigin`, which browsers refuse for pages
+    # opened from a folder; the style sheet loads the same fonts anyway.
+    (r'<link rel="preload" as="font"[^>]*>\s*', ""),
+    # Icons come from the icon font; the script (1.4 MB) would do it once more.
+    (r'<link rel="preload" as="script" href="[^"]*fontawesome[^"]*"\s*/?>\s*', ""),
+    (r'<script src="[^"]*fontawesome[^"]*all\.min\.js[^"]*"></script>\s*', ""),
+    # The logo and the chapter list belong to a landmark.
+    (
+        r'<div class="bd-sidebar-primary bd-sidebar([^"]*)">',
+        r'<div class="bd-sidebar-primary bd-sidebar\1" role="region" aria-label="Book">',
+    ),
+    # The arrows of the chapter list need a name.
+    (
+        r'<a class="reference internal" href="([^"]*)">([^<]+)</a><details([^>]*)><summary>',
+        r'<a class="reference internal" href="\1">\2</a><details\3>'
+        r'<summary aria-label="Pages under \2">',
+    ),
+    # Two navigation landmarks on a page need two names.
+    (r'<nav class="bd-toc-nav page-toc">', '<nav class="bd-toc-nav page-toc" aria-label="Contents">'),
+    # Roles that were withdrawn, and a list whose children are not list items.
+    (r' role="doc-biblioentry"', ' role="listitem"'),
+    # The theme writes one viewport line more than Sphinx does.
+    (r'<meta name="viewport" content="width=device-width, initial-scale=1.0" />(?=<meta)', ""),
+    # An id is given once: exercises and proofs give every body the same one.
+    (r'(<section class="[a-z-]+-content") id="(?:exercise|solution|proof)-content"', r"\1"),
+    (r'<section id="(exercise|solution|proof)-content">', r'<section class="\1-content">'),
+    # A corner of a table that heads nothing is no header.
+    (r"<th></th>", "<td></td>"),
+]
+_REPAIRS = [(re.compile(pattern), new) for pattern, new in _REPAIRS]
+
+
+def configure(app: Sphinx, config: Config) -> None:
+    """Theme options that `_config.yml` cannot set without losing others."""
+    config.html_theme_options.setdefault("logo", {}).setdefault("text", config.html_title)
+
+
+def fill_tokens(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Replace `{{ repository_url }}` and `{{ version }}`, in code blocks too."""
+    if app.env.doc2path(docname).endswith(".ipynb"):
+        return
+    values = {
+        "repository_url": app.config.html_theme_options.get("repository_url", ""),
+        "version": version("mcbook"),
+    }
+    source[0] = _TOKENS.sub(lambda match: values[match[1]], source[0])
+
+
+def tidy_scripts(
+    app: Sphinx,
+    pagename: str,
+    templatename: str,
+    context: dict[str, Any],
+    doctree: nodes.document | None,
+) -> None:
+    """Drop thebe (it loads from another host) and everything that comes twice."""
+    for key in ("script_files", "css_files"):
+        seen: set[tuple[str, str]] = set()
+        kept = []
+        for file in context.get(key, []):
+            name = str(getattr(file, "filename", file) or "")
+            body = str(getattr(file, "attributes", {}).get("body", ""))
+            if "thebe" in name or "THEBE" in body or (name, body) in seen:
+                continue
+            seen.add((name, body))
+            kept.append(file)
+        context[key] = kept
+
+
+def place_colab_button(
+    app: Sphinx,
+    pagename: str,
+    templatename: str,
+    context: dict[str, Any],
+    doctree: nodes.document | None,
+) -> None:
+    """One button on a notebook, none on other pages (the theme's is a menu on all)."""
+    buttons = context.get("header_buttons", [])
+    launch = [button for button in buttons if button.get("label") == "launch-buttons"]
+    others = [button for button in buttons if button.get("label") != "launch-buttons"]
+    if launch and pagename in app.env.found_docs:
+        (colab,) = launch[0]["buttons"]
+        if colab["url"].endswith(".ipynb"):
+            others.insert(0, {**colab, "tooltip": "Run this chapter on Colab", "label": "colab"})
+    if "header_buttons" in context:
+        context["header_buttons"] = others
+
+
+def repair(page: str) -> str:
+    """The markup of a page with the theme's known faults mended.
+
+    Args:
+        page: the text of an HTML file.
+
+    Returns:
+        The text to write in its place.
+    """
+    for pattern, new in _REPAIRS:
+        page = pattern.sub(new, page)
+    return page
+
+
+def repair_pages(app: Sphinx, exception: Exception | None) -> None:
+    """Mend every page of a finished build."""
+    if exception is not None or app.builder.format != "html":
+        return
+    for file in Path(app.outdir).rglob("*.html"):
+        before = file.read_text(encoding="utf-8")
+        after = repair(before)
+        if after != before:
+            file.write_text(after, encoding="utf-8")
+
+
+def prune(app: Sphinx, exception: Exception | None) -> None:
+    """Drop what no page loads: most of MathJax, source maps, the icon script."""
+    static = Path(app.outdir, "_static")
+    if exception is not None or not static.is_dir():
+        return
+    mathjax = static / "mathjax"
+    unused = [
+        file
+        for file in mathjax.rglob("*")
+        if file.is_file()
+        and not file.relative_to(mathjax).as_posix().startswith(_MATHJAX_KEPT)
+    ]
+    unused += static.rglob("*.map")
+    unused += static.glob("vendor/fontawesome/*/js/*")
+    unused += static.glob("sphinx-thebe.*")
+    for file in unused:
+        file.unlink()
+    for folder in sorted(static.rglob("*"), reverse=True):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Connect everything to Sphinx's events."""
+    app.connect("config-inited", configure)
+    app.connect("source-read", fill_tokens)
+    app.connect("html-page-context", tidy_scripts, priority=900)
+    app.connect("html-page-context", place_colab_button, priority=900)
+    app.connect("build-finished", repair_pages, priority=900)
+    app.connect("build-finished", prune, priority=900)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,83 @@
+"""Mode connectivity: paths of low loss between neural networks.
+
+Endpoints → alignment → path → profile → figure: the package has one place for each arrow.
+Importing it needs torch, numpy, scipy, pandas and safetensors only; plotting and widgets are
+imported when they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import models, weights
+from .analysis.profiles import Profile, profile
+from .data import Data, Split, data_from_arrays, default_device, list_data, load_data
+from .errors import DamagedFileError, IncompatibleError, MissingDataError, UnknownNameError
+from .evaluation import evaluate
+from .models.registry import build_model, describe_models, list_models
+from .normalization import has_batch_norm, reset_batch_norm
+from .paths import LinearPath, Path, load_path
+from .records import Record, list_records, load_record, save_record
+from .saving import load_model, save_model
+from .settings import begin_chapter
+from .training import spawn, train
+from .verdicts import verdict
+
+if TYPE_CHECKING:
+    from .viz.network_slider import NetworkSlider
+    from .viz.path_slider import PathSlider
+    from .viz.retrain import RetrainControl
+
+# what needs matplotlib, anywidget or ipywidgets is imported at its first use
+_LAZY = {
+    "NetworkSlider": ".viz.network_slider",
+    "PathSlider": ".viz.path_slider",
+    "RetrainControl": ".viz.retrain",
+}
+
+__all__ = [
+    "DamagedFileError",
+    "Data",
+    "IncompatibleError",
+    "LinearPath",
+    "MissingDataError",
+    "NetworkSlider",
+    "Path",
+    "PathSlider",
+    "Profile",
+    "Record",
+    "RetrainControl",
+    "Split",
+    "UnknownNameError",
+    "begin_chapter",
+    "build_model",
+    "data_from_arrays",
+    "default_device",
+    "describe_models",
+    "evaluate",
+    "has_batch_norm",
+    "list_data",
+    "list_models",
+    "list_records",
+    "load_data",
+    "load_model",
+    "load_path",
+    "load_record",
+    "models",
+    "profile",
+    "reset_batch_norm",
+    "save_model",
+    "save_record",
+    "spawn",
+    "train",
+    "verdict",
+    "weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import plotting and widgets when they are first asked for."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,212 @@
+"""The profile of a path: loss and accuracy, dense in `t`, and the barrier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .. import weights
+from ..data import Data
+from ..errors import UnknownNameError
+from ..evaluation import evaluating, score
+from ..normalization import has_batch_norm, measure_statistics_
+from ..paths.base import Path
+from ..progress import Bar
+from .first_layer import FirstLayer
+
+if TYPE_CHECKING:
+    from ..viz.figure import Figure
+
+__all__ = ["Profile", "profile"]
+
+_NORMALIZATIONS = ("none", "reset")
+_STATISTICS_IMAGES = 10_000
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was measured along a path.
+
+    Attributes:
+        table: a row for each `t`, in increasing order: `t`; for each split `<split>_loss` (mean
+            cross-entropy, nats) and `<split>_accuracy` (in [0, 1]); `distance_a` and
+            `distance_b`, the Euclidean distances of the parameters from those at both ends.
+        normalization: what was done to batch norm: `reset` or `none`.
+        path_kind: the kind of path: `linear`, ...
+        data_name: the data set.
+    """
+
+    table: pd.DataFrame
+    normalization: str
+    path_kind: str
+    data_name: str
+
+    def chord(self, split: str = "test", what: str = "loss") -> np.ndarray:
+        """The straight line between the values at both ends, `(1 - t) f(0) + t f(1)`, `[points]`.
+
+        Raises:
+            UnknownNameError: when that was not measured.
+        """
+        t, f = self.table["t"].to_numpy(), self._values(split, what)
+        return (1 - t) * f[0] + t * f[-1]
+
+    def excess(self, split: str = "test", what: str = "loss") -> np.ndarray:
+        """How much worse than the chord: `f - chord` for a loss, `chord - f` for an accuracy.
+
+        Raises:
+            UnknownNameError: when that was not measured.
+        """
+        difference = self._values(split, what) - self.chord(split, what)
+        return difference if what == "loss" else -difference
+
+    def barrier(self, split: str = "test", what: str = "loss") -> float:
+        """The barrier: the highest excess over the chord.
+
+        For a loss `max_t [L(t) - ((1 - t) L(0) + t L(1))]`, in nats; for an accuracy the largest
+        shortfall, `max_t [((1 - t) A(0) + t A(1)) - A(t)]`, in [0, 1].  The ends have no excess, so
+        the barrier is never negative.  (Frankle et al. 2020; with the chord instead of the mean of
+        the ends, as Entezari et al. 2022 define it.)
+
+        Args:
+            split: `train` or `test`.
+            what: `loss` or `accuracy`.
+
+        Raises:
+            UnknownNameError: when that was not measured.
+        """
+        return float(self.excess(split, what).max())
+
+    def barrier_at(self, split: str = "test", what: str = "loss") -> float:
+        """The `t` of the barrier: where the excess is highest (the first such `t`).
+
+        Raises:
+            UnknownNameError: when that was not measured.
+        """
+        return float(self.table["t"].iloc[int(self.excess(split, what).argmax())])
+
+    def plot(self, **options: object) -> Figure:
+        """Draw the profile; see `mcbook.viz.plots.plot_profile` for the options."""
+        from ..viz.plots import plot_profile
+
+        return plot_profile(self, **options)  # type: ignore[arg-type]
+
+    def _values(self, split: str, what: str) -> np.ndarray:
+        column = f"{split}_{what}"
+        known = [c for c in self.table.columns if c.endswith(("_loss", "_accuracy"))]
+        if column not in known:
+            raise UnknownNameError("measurement", column, known)
+        return self.table[column].to_numpy()
+
+    def __repr__(self) -> str:
+        """Where, how many points, and the barriers."""
+        splits = [c.removesuffix("_loss") for c in self.table.columns if c.endswith("_loss")]
+        barriers = ", ".join(f"{s} loss barrier {self.barrier(s):.3g}" for s in splits)
+        return f"Profile({self.path_kind} on {self.data_name}, {len(self.table)} points, {barriers})"
+
+
+def profile(
+    path: Path,
+    data: Data,
+    points: int = 61,
+    splits: Sequence[str] = ("train", "test"),
+    normalization: str | None = None,
+    precision: str = "float32",
+    batch_size: int = 2048,
+    progress: bool = True,
+) -> Profile:
+    """Measure loss and accuracy along a path.
+
+    Args:
+        path: what to walk along.
+        data: what to measure on; brought to the path's device if it is elsewhere.
+        points: of the uniform grid on [0, 1]; the path's knots are added to it.
+        splits: `train`, `test` or both.
+        normalization: `reset` measures the batch-norm statistics anew at every point, on the
+            training images (a fixed random 10,000 of them when there are more), before anything is
+            evaluated; `none` interpolates them like weights.  None is `reset` where there is batch
+            norm.
+        precision: `float32`, or `bfloat16` for all layers but the first.
+        batch_size: how many images at once; the result does not depend on it.
+        progress: whether to show a bar.
+
+    Raises:
+        UnknownNameError: for an unknown split, normalization or precision.
+        ValueError: for fewer than 2 points.
+    """
+    if points < 2:
+        raise ValueError(f"expected at least 2 points, found {points}")
+    if precision not in ("float32", "bfloat16"):
+        raise UnknownNameError("precision", precision, ("float32", "bfloat16"))
+    model = path.model_at(0.0)
+    if normalization is None:
+        normalization = "reset" if has_batch_norm(model) else "none"
+    if normalization not in _NORMALIZATIONS:
+        raise UnknownNameError("normalization", normalization, _NORMALIZATIONS)
+    data = data.to(next(iter(path.control_points.values())).device)
+    chosen = {split: data.split(split) for split in splits}
+
+    grid = sorted({*np.linspace(0, 1, points).tolist(), *path.knots})
+    ends = [path.at(0.0), path.at(1.0)]
+    parameters = [name for name, _ in model.named_parameters()]
+    first = {
+        split: FirstLayer.of(path, part.x, batch_size) for split, part in chosen.items()
+    }
+    rows = []
+    with Bar(len(grid), "profile", progress) as bar:
+        for t in grid:
+            point = path.at(t)
+            model.load_state_dict(point)
+            if normalization == "reset":
+                measure_statistics_(model, _statistics_images(data))
+            row = {"t": t}
+            for split, part in chosen.items():
+                loss, accuracy = _measure(
+                    model, part.x, part.y, first[split], path.coefficients(t), batch_size, precision
+                )
+                row[f"{split}_loss"], row[f"{split}_accuracy"] = loss, accuracy
+            row["distance_a"] = weights.distance(point, ends[0], parameters)
+            row["distance_b"] = weights.distance(point, ends[1], parameters)
+            rows.append(row)
+            bar.advance()
+    return Profile(pd.DataFrame(rows), normalization, path.kind, data.name)
+
+
+def _measure(
+    model: torch.nn.Module,
+    x: Tensor,
+    y: Tensor,
+    first: FirstLayer | None,
+    coefficients: Tensor,
+    batch_size: int,
+    precision: str,
+) -> tuple[float, float]:
+    """Mean loss and accuracy of the model as it stands."""
+    loss, correct = 0.0, 0
+    low = precision == "bfloat16"
+    with evaluating(model):
+        replayed = model if first is None else first.replaying(model, coefficients)
+        for i, (images, labels) in enumerate(
+            zip(x.split(batch_size), y.split(batch_size), strict=True)
+        ):
+            if first is not None:
+                first.turn_to(i)
+            with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=low):
+                logits = replayed(images)
+            batch_loss, batch_correct = score(logits, labels)
+            loss += batch_loss
+            correct += batch_correct
+    return loss / len(y), correct / len(y)
+
+
+def _statistics_images(data: Data) -> Tensor:
+    x = data.train.x
+    if len(x) <= _STATISTICS_IMAGES:
+        return x
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    return x[order[:_STATISTICS_IMAGES].to(x.device)]

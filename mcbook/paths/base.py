@@ -1,0 +1,208 @@
+"""What every path is: weights as a function of `t`, given by control points.
+
+Finding a path is apart from evaluating it.  A path object holds *control points*, plain stacked
+tensors, and knows the coefficients `c_i(t)` with which they are mixed:
+
+    θ(t) = Σ_i c_i(t) P_i,    Σ_i c_i(t) = 1,    θ(0) = P_0 = A,    θ(1) = P_last = B.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path as File
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .. import weights
+from ..errors import DamagedFileError, IncompatibleError
+from ..saving import describe, read_tensors, rebuild, write_tensors
+
+__all__ = ["Path", "load_path"]
+
+
+class Path(ABC):
+    """A path between two networks of one architecture.
+
+    Args:
+        a: the network at `t = 0`; its device and dtypes are the path's.
+        control_points: for every floating-point tensor of `a`, its values at the control points,
+            `[k, *shape]`; the first is A and the last is B.
+        knots: the `t` where the path may bend, in [0, 1]; a profile always measures them.
+
+    Attributes:
+        control_points: as above.
+        knots: as above, a tuple of increasing numbers from 0 to 1.
+
+    Raises:
+        IncompatibleError: when a tensor is missing or has the wrong shape.
+        ValueError: when weights are NaN or infinite, or the knots do not run from 0 to 1.
+    """
+
+    kind: ClassVar[str]
+    _kinds: ClassVar[dict[str, type[Path]]] = {}
+
+    def __init_subclass__(cls, kind: str | None = None, **options: Any) -> None:
+        """Make a class of paths known by the name it is saved under."""
+        super().__init_subclass__(**options)
+        if kind is not None:
+            cls.kind = kind
+            Path._kinds[kind] = cls
+
+    def __init__(
+        self, a: nn.Module, control_points: dict[str, Tensor], knots: Sequence[float] = (0.0, 1.0)
+    ):
+        start = weights.of(a)
+        moving = {name: x for name, x in start.items() if x.is_floating_point()}
+        weights.check_compatible(moving, {name: p[0] for name, p in control_points.items()})
+        for i, whose in ((0, "A"), (-1, "B")):
+            weights.check_finite({name: p[i] for name, p in control_points.items()}, whose)
+        knots = tuple(float(t) for t in knots)
+        if knots[0] != 0 or knots[-1] != 1 or any(s >= t for s, t in zip(knots, knots[1:])):  # noqa: B905
+            raise ValueError(f"expected increasing knots from 0 to 1, found {list(knots)}")
+        self.control_points, self.knots = control_points, knots
+        self._fixed = {name: x.clone() for name, x in start.items() if name not in moving}
+        self._order = list(start)
+        self._template = copy.deepcopy(a).eval()
+        vars(self._template).pop("history", None)  # of A alone
+
+    @abstractmethod
+    def coefficients(self, t: float) -> Tensor:
+        """The `c_i(t)`: float64 `[k]`, summing to one; exact unit vectors at 0 and 1."""
+
+    @abstractmethod
+    def coefficient_velocities(self, t: float) -> Tensor:
+        """The derivatives `c_i'(t)`: float64 `[k]`, summing to zero."""
+
+    def at(self, t: float) -> dict[str, Tensor]:
+        """The weights at `t`: parameters and buffers, new tensors, on A's device, of A's dtype.
+
+        Integer buffers (counters) are A's.
+
+        Raises:
+            ValueError: for a `t` outside [0, 1], or NaN.
+        """
+        c = self.coefficients(_checked(t))
+        mixed = {name: _mix(c, points) for name, points in self.control_points.items()}
+        return self._ordered(mixed)
+
+    def velocity(self, t: float) -> dict[str, Tensor]:
+        """The derivative dθ/dt at `t`, for every floating-point tensor.
+
+        Raises:
+            ValueError: for a `t` outside [0, 1], or NaN.
+        """
+        c = self.coefficient_velocities(_checked(t))
+        return {name: _mix(c, points) for name, points in self.control_points.items()}
+
+    def model_at(self, t: float) -> nn.Module:
+        """A new module with the weights at `t`, in eval mode.
+
+        Raises:
+            ValueError: for a `t` outside [0, 1], or NaN.
+        """
+        model = copy.deepcopy(self._template)
+        model.load_state_dict(self.at(t))
+        return model
+
+    def save(self, file: str | os.PathLike[str]) -> File:
+        """Save the path; `load_path` reads it.
+
+        Returns:
+            The path of the file written.
+        """
+        tensors = {f"points.{name}": x for name, x in self.control_points.items()}
+        tensors |= {f"fixed.{name}": x for name, x in self._fixed.items()}
+        header = {"path": self.kind, "knots": list(self.knots), **describe(self._template)}
+        return write_tensors(file, "path", tensors, header)
+
+    @classmethod
+    def _restored(
+        cls, a: nn.Module, control_points: dict[str, Tensor], knots: Sequence[float]
+    ) -> Path:
+        """A path read from a file; a class with other arguments overrides this."""
+        path = cls.__new__(cls)
+        Path.__init__(path, a, control_points, knots)
+        return path
+
+    def _ordered(self, moving: dict[str, Tensor]) -> dict[str, Tensor]:
+        fixed = self._fixed
+        return {
+            name: moving[name] if name in moving else fixed[name].clone() for name in self._order
+        }
+
+    def __repr__(self) -> str:
+        """Kind, number of control points and of weights."""
+        count = sum(p[0].numel() for p in self.control_points.values())
+        points = len(next(iter(self.control_points.values())))
+        return f"{type(self).__name__}(control points={points}, weights={count})"
+
+
+def load_path(file: str | os.PathLike[str], model: nn.Module | None = None) -> Path:
+    """Load a path that `Path.save` saved, on the CPU.
+
+    Args:
+        file: what to read.
+        model: a module of the endpoints' architecture, needed when `build_model` did not make
+            the endpoints; it is not changed.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        DamagedFileError: when the file is not a whole saved path.
+        IncompatibleError: when it does not fit `model`, or `model` is needed and missing.
+    """
+    tensors, header = read_tensors(file, "path")
+    if header["path"] not in Path._kinds:
+        raise DamagedFileError(
+            f"{file}: expected a path of kind {' or '.join(sorted(Path._kinds))}, "
+            f"found {header['path']!r}"
+        )
+    parts: dict[str, dict[str, Tensor]] = {"points": {}, "fixed": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = tensor
+    start = {name: p[0] for name, p in parts["points"].items()} | parts["fixed"]
+    a = rebuild(start, header, model, str(file))
+    return Path._kinds[header["path"]]._restored(a, parts["points"], header["knots"])
+
+
+def stack_endpoints(a: nn.Module, b: nn.Module) -> dict[str, Tensor]:
+    """The floating-point tensors of two networks, stacked: control points of a straight line.
+
+    Raises:
+        IncompatibleError: naming the first tensor that differs.
+    """
+    start, end = weights.of(a), weights.of(b)
+    try:
+        weights.check_compatible(start, end)
+    except IncompatibleError as error:
+        raise IncompatibleError(f"no path joins these networks: {error}") from error
+    return {
+        name: torch.stack([x, end[name].to(x)])
+        for name, x in start.items()
+        if x.is_floating_point()
+    }
+
+
+def _checked(t: float) -> float:
+    t = float(t)
+    if math.isnan(t) or not 0 <= t <= 1:
+        raise ValueError(f"expected t in [0, 1], found {t}")
+    return t
+
+
+def _mix(c: Tensor, points: Tensor) -> Tensor:
+    """`Σ_i c_i P_i` in the points' dtype, skipping zeros, so that unit vectors pick exactly."""
+    used = [(float(ci), p) for ci, p in zip(c, points, strict=True) if ci != 0]
+    if not used:
+        return torch.zeros_like(points[0])
+    (first, p), *rest = used
+    mixed = p * first
+    for ci, p in rest:
+        mixed = mixed.add_(p, alpha=ci)
+    return mixed

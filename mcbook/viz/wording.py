@@ -1,0 +1,96 @@
+"""Numbers and lists as text alternatives and captions say them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["BARRIER", "count", "listed", "number", "percent", "quantity", "sentence"]
+
+#: the definitions that captions print
+BARRIER = {
+    "loss": "max over t of L(t) − ((1 − t) L(0) + t L(1))",
+    "accuracy": "max over t of ((1 − t) a(0) + t a(1)) − a(t)",
+}
+
+
+def number(value: float) -> str:
+    """Two decimals, or two significant digits where that would say nothing.
+
+    Args:
+        value: any number.
+
+    Returns:
+        For example "1.27", "0.011", "0.00".
+    """
+    text = f"{value:.2f}" if abs(value) >= 0.095 else f"{value:.2g}"
+    if abs(value) >= 1000:
+        text = f"{value:.4g}"
+    if abs(value) < 5e-4:
+        text = "0.00"
+    return text.replace("-", "−")
+
+
+def percent(value: float) -> str:
+    """A share as a percentage with one decimal.
+
+    Args:
+        value: a share, as a rule in [0, 1].
+
+    Returns:
+        For example "97.2 %".
+    """
+    return f"{100 * value:.1f} %".replace("-0.0", "0.0").replace("-", "−")
+
+
+def quantity(value: float, what: str) -> str:
+    """A loss as a number, an accuracy as a percentage.
+
+    Args:
+        value: what was measured.
+        what: "loss" or "accuracy".
+
+    Returns:
+        Its text.
+    """
+    return percent(value) if what == "accuracy" else number(value)
+
+
+def count(how_many: int, noun: str, plural: str | None = None) -> str:
+    """A count with its noun.
+
+    Args:
+        how_many: the count.
+        noun: in the singular.
+        plural: where it is not the noun with an s.
+
+    Returns:
+        For example "1 pair" or "5 pairs".
+    """
+    return f"{how_many} {noun if how_many == 1 else plural or noun + 's'}"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """A list in words.
+
+    Args:
+        parts: its members.
+
+    Returns:
+        For example "a, b and c".
+    """
+    if len(parts) < 2:
+        return "".join(parts)
+    return ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def sentence(text: str) -> str:
+    """The text with a capital letter first and a full stop last.
+
+    Args:
+        text: one sentence.
+
+    Returns:
+        The same, capitalised and closed.
+    """
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else text + "."
