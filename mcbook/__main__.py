@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Build the mode connectivity book, run its chapters, make its records.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    scales = {
+    scales: dict[str, Any] = {
         "choices": ("smoke", "default", "full"),
         "default": "default",
         "help": "smoke: cut small; default: real digits, two cores; full: MNIST or CIFAR-10",
@@ -113,16 +113,23 @@ def _parser() -> argparse.ArgumentParser:
 
 def _build(arguments: argparse.Namespace) -> int:
     from .building import build
+    from .site import SiteError
 
-    made = build(
-        arguments.names, arguments.scale, run=not arguments.no_run, fresh=arguments.fresh
-    )
+    try:
+        made = build(
+            arguments.names, arguments.scale, run=not arguments.no_run, fresh=arguments.fresh
+        )
+    except SiteError as problem:
+        print(f"mcbook: {problem}", file=sys.stderr)
+        return 1
     for error in made.errors:
         print(error, file=sys.stderr)
     chapters = made.status["chapters"]
     seconds = sum(one["seconds"] or 0 for one in chapters)
     unexpected = sum(one["verdicts"]["unexpected"] for one in chapters)
-    print(f"{len(chapters) - len(made.errors)} of {len(chapters)} chapters, {seconds:.0f} s", end="")
+    print(
+        f"{len(chapters) - len(made.errors)} of {len(chapters)} chapters, {seconds:.0f} s", end=""
+    )
     print(f", {unexpected} unexpected verdicts" if unexpected else "")
     if made.page is None:
         print("no site: a chapter has neither a new nor a committed notebook", file=sys.stderr)

@@ -12,7 +12,7 @@ from typing import Any
 from .canonical import to_text
 from .chapters import SCALES, Chapter, find_chapters, make, source_notebook
 from .checkout import Checkout, find_checkout
-from .errors import UnknownNameError
+from .errors import DamagedFileError, UnknownNameError
 from .execution import ChapterError
 from .files import write_atomic
 from .provenance import machine
@@ -82,7 +82,7 @@ def _execute(chapter: Chapter, folder: Path, scale: str, fresh: bool) -> dict[st
             print(f"  {chapter.name}: unchanged since it ran in {entry['seconds']:.1f} s")
             return entry
         done = make(chapter, notebook, scale)
-    except (ChapterError, ValueError, LookupError) as problem:
+    except (ChapterError, DamagedFileError, UnknownNameError) as problem:
         # An earlier result must not pass for this one's.
         memo.unlink(missing_ok=True)
         notebook.unlink(missing_ok=True)
@@ -95,13 +95,15 @@ def _execute(chapter: Chapter, folder: Path, scale: str, fresh: bool) -> dict[st
     return entry
 
 
-def _committed(chapter: Chapter, folder: Path) -> dict[str, Any]:
+def _committed(chapter: Chapter, folder: Path | None = None) -> dict[str, Any]:
+    """Show a chapter as committed, not as an earlier build left it in `folder`."""
+    if folder is not None:
+        for kept in (f"{chapter.name}.run.json", f"{chapter.name}.ipynb"):
+            (folder / kept).unlink(missing_ok=True)
     if not chapter.notebook.is_file():
         problem = f"chapter {chapter.name}: there is no committed notebook {chapter.notebook}"
         return _entry(chapter, None, ok=False, error=problem)
-    (folder / f"{chapter.name}.run.json").unlink(missing_ok=True)
-    notebook = write_atomic(folder / chapter.notebook.name, chapter.notebook.read_bytes())
-    return _entry(chapter, notebook)
+    return _entry(chapter, chapter.notebook)
 
 
 def build(
@@ -138,21 +140,26 @@ def build(
     if scale not in SCALES:
         raise UnknownNameError("scale", scale, SCALES)
     checkout = checkout or find_checkout()
-    chosen = {chapter.name for chapter in find_chapters(names, checkout)} if run else set()
     folder = checkout.build / "book"
-    folder.mkdir(parents=True, exist_ok=True)
-    entries, complete = [], True
-    for chapter in find_chapters((), checkout):
-        if chapter.name in chosen:
-            entry = _execute(chapter, folder, scale, fresh)
-        else:
-            entry = _committed(chapter, folder)
-        if not entry["ok"]:
-            complete &= _committed(chapter, folder)["ok"]
-        entries.append(entry)
+    chosen = find_chapters(names, checkout)
+    every = find_chapters((), checkout)
+    if run:
+        folder.mkdir(parents=True, exist_ok=True)
+        entries = [
+            _execute(chapter, folder, scale, fresh)
+            if chapter in chosen
+            else _committed(chapter, folder)
+            for chapter in every
+        ]
+    else:
+        entries = [_committed(chapter) for chapter in chosen]
     status = {"scale": scale if run else "committed", "machine": machine(), "chapters": entries}
-    write_atomic(folder / "status.json", json.dumps(status, indent=1, ensure_ascii=False) + "\n")
-    page = None
-    if complete:
-        page = build_site(source=checkout.root, output=checkout.build / "site", notebooks=folder)
+    if run:
+        text = json.dumps(status, indent=1, ensure_ascii=False) + "\n"
+        write_atomic(folder / "status.json", text)
+    # Where a chapter has no new notebook the site shows the committed one.
+    fresh_files = {one["name"] for one in entries if run and one["ok"]}
+    if any(one.name not in fresh_files and not one.notebook.is_file() for one in every):
+        return Build(None, status)
+    page = build_site(checkout.root, checkout.build / "html", folder if run else None)
     return Build(page, status)

@@ -8,7 +8,6 @@ import shutil
 import sys
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 
 import torch
 
@@ -110,7 +109,9 @@ def check_machine() -> list[Finding]:
     device = f"device: {device_name()}" + ("" if cuda else " (enough; a GPU helps at full scale)")
     browser = find_browser()
     return [
-        Finding("ok" if enough else "missing", f"python {platform.python_version()} (3.11 or later)"),
+        Finding(
+            "ok" if enough else "missing", f"python {platform.python_version()} (3.11 or later)"
+        ),
         Finding("ok" if checkout else "note", f"mcbook {package_version()}, {where}"),
         *_packages(),
         Finding("ok", device),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import warnings
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,7 +31,8 @@ def begin_chapter(seed: int = 0) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Where an operation has no deterministic form, go on: a chapter must run anywhere.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    # (torch's types do not know that this module has a setting)
+    cast(Any, torch.utils.deterministic).fill_uninitialized_memory = False
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

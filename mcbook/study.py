@@ -131,7 +131,7 @@ def load_study(file: Path) -> Study:
         raise StudyError(f"{file}: expected a function run(**arguments) -> rows, found none")
     jobs = module.jobs() if hasattr(module, "jobs") else getattr(module, "JOBS", None)
     if not isinstance(jobs, Mapping) or not jobs:
-        raise StudyError(f"{file}: expected JOBS or jobs(), a dictionary, found {str(jobs):.60}")
+        raise StudyError(f"{file}: expected JOBS or jobs(), a dictionary, found {jobs!s:.60}")
     signature = inspect.signature(work)
     for job, arguments in jobs.items():
         if not isinstance(job, str) or not _JOB.fullmatch(job):
@@ -140,7 +140,7 @@ def load_study(file: Path) -> Study:
                 f"(they name files), found {job!r}"
             )
         if not isinstance(arguments, Mapping):
-            raise StudyError(f"{file}: job {job}: expected a dictionary, found {str(arguments):.60}")
+            raise StudyError(f"{file}: job {job}: expected a dictionary, found {arguments!s:.60}")
         try:
             signature.bind(**arguments)
         except TypeError as problem:
@@ -189,7 +189,7 @@ def _run_job(study: Study, job: str) -> dict[str, Any]:
     seconds = time.perf_counter() - begun
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
         raise StudyError(
-            f"{study.file}: job {job}: expected a list of rows (dictionaries), found {str(rows):.60}"
+            f"{study.file}: job {job}: expected a list of dictionaries, found {rows!s:.60}"
         )
     plain = [
         {str(key): encode_value(value, f"job {job}, {key!r}") for key, value in row.items()}
@@ -256,9 +256,7 @@ def _is_made(study: Study, results: Path | None) -> bool:
     return record is not None and record.provenance.get("study_hash") == study.hash
 
 
-def _run_study(
-    study: Study, results: Path | None, keep: bool, fresh: bool, progress: bool
-) -> Path:
+def _run_study(study: Study, results: Path | None, keep: bool, fresh: bool, progress: bool) -> Path:
     done, stale = ({}, []) if fresh else _finished(study, keep)
     if stale:
         print(

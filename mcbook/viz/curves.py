@@ -10,7 +10,7 @@ import numpy as np
 from mcbook.analysis.statistics import interval
 from mcbook.viz.figure import Figure, show
 from mcbook.viz.style import INK, PANEL, SINGLE, figure_style, new_figure, series
-from mcbook.viz.wording import BARRIER, count, listed, number, percent, quantity, sentence
+from mcbook.viz.wording import BARRIER, count, distance, distances, labelled, listed, quantity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +23,7 @@ __all__ = ["plot_history", "plot_profile", "plot_profile_band"]
 
 What = Literal["loss", "accuracy", "both"]
 _CHORD = (0, (1, 2.2))
+_WAYS = {"linear": "line", "bezier": "Bezier curve", "polychain": "polygonal chain"}
 
 
 def plot_profile(
@@ -77,7 +78,7 @@ def plot_profile(
                     if label and len(chosen) > 1:
                         text += f", {split}"
                     if label and mark_barrier:
-                        text += f" (barrier {quantity(barrier, kind)})"
+                        text += f" (barrier {distance(barrier, kind)})"
                     second = len(curves) > 1 and not first
                     axes.plot(
                         t,
@@ -99,7 +100,7 @@ def plot_profile(
                 t, y = _curve(profile, chosen[0], kind)
                 _mark(axes, t, y, profile.barrier(chosen[0], kind), kind)
             only = chosen[0] if len(chosen) == 1 else ""
-            _titled(axes, f"{only} {kind}".strip().capitalize())
+            axes.set_title(f"{only} {kind}".strip().capitalize())
             _path_axis(axes)
             if len(curves) * len(chosen) > 1:
                 _legend(figure, axes)
@@ -176,7 +177,7 @@ def plot_profile_band(
                 for key, column in (("mean", mean), ("low", low), ("high", high)):
                     columns.setdefault(f"{split}_{kind}_{key}", []).extend(column)
             _limits(axes, np.concatenate(everything), kind)
-            _titled(axes, f"{split} {kind}".capitalize())
+            axes.set_title(f"{split} {kind}".capitalize())
             _path_axis(axes)
             if len(groups) > 1:
                 _legend(figure, axes)
@@ -247,19 +248,19 @@ def plot_history(
                         label=f"{label}, {split}" if label else split,
                     )
                 test = table[f"test_{kind}"].to_numpy(dtype=float)
-                prefix = f"{label}: " if label else ""
                 sentences.append(
-                    sentence(
-                        f"{prefix}test {kind} {quantity(test[0], kind)} after epoch "
+                    labelled(
+                        label,
+                        f"test {kind} {quantity(test[0], kind)} after epoch "
                         f"{table['epoch'].iloc[0]:g}, {quantity(test[-1], kind)} after epoch "
-                        f"{table['epoch'].iloc[-1]:g}"
+                        f"{table['epoch'].iloc[-1]:g}",
                     )
                 )
             if kind == "loss" and log_loss:
                 axes.set_yscale("log")
             else:
                 _limits(axes, np.concatenate(values), kind)
-            _titled(axes, kind.capitalize())
+            axes.set_title(kind.capitalize())
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
             _legend(figure, axes)
@@ -319,11 +320,11 @@ def _extreme(y: np.ndarray, kind: str) -> int:
 def _told(
     label: str, profile: Profile, split: str, kind: str, t: np.ndarray, y: np.ndarray, barrier: float
 ) -> str:
-    way = "line" if profile.path_kind == "linear" else f"{profile.path_kind} path"
-    prefix = f"{label}: " if label else ""
-    return sentence(
-        f"{prefix}{split} {kind} along the {way} from A to B: {_course(t, y, kind)}; "
-        f"barrier {quantity(barrier, kind)}"
+    way = _WAYS.get(profile.path_kind, f"{profile.path_kind} path")
+    return labelled(
+        label,
+        f"{split} {kind} along the {way} from A to B: {_course(t, y, kind)}; "
+        f"barrier {distance(barrier, kind)}",
     )
 
 
@@ -337,17 +338,15 @@ def _told_band(
     level: float,
 ) -> str:
     barriers = [member.barrier(split, kind) for member in members]
-    text = f"{label}: " if label else ""
-    text += f"mean {split} {kind} of {count(len(members), 'pair')}: {_course(t, mean, kind)}; "
-    text += f"barrier {quantity(float(np.mean(barriers)), kind)}"
+    text = f"mean {split} {kind} of {count(len(members), 'pair')}: {_course(t, mean, kind)}; "
+    text += f"barrier {distance(float(np.mean(barriers)), kind)}"
     if len(barriers) > 1:
         _, low, high = interval(barriers, level)
         text += (
-            f" on average ({100 * level:g} % interval {quantity(low, kind)} to "
-            f"{quantity(high, kind)}, pairs from {quantity(min(barriers), kind)} to "
-            f"{quantity(max(barriers), kind)})"
+            f" on average ({100 * level:g} % interval {distances(low, high, kind)}, "
+            f"pairs from {distances(min(barriers), max(barriers), kind)})"
         )
-    return sentence(text)
+    return labelled(label, text)
 
 
 def _course(t: np.ndarray, y: np.ndarray, kind: str) -> str:
@@ -356,8 +355,8 @@ def _course(t: np.ndarray, y: np.ndarray, kind: str) -> str:
     ends = quantity(y[0], kind), quantity(y[-1], kind)
     far, where = quantity(y[at], kind), f"t = {t[at]:.2f}"
     if far in ends or at in (0, len(t) - 1):
-        bound = "never higher" if kind == "loss" else "never lower"
-        return f"{ends[0]} at A and {ends[1]} at B, in between {bound}"
+        bound = "at most" if kind == "loss" else "at least"
+        return f"{ends[0]} at A and {ends[1]} at B, in between {bound} {far}"
     verb = "rises" if kind == "loss" else "falls"
     return f"{ends[0]} at A, {verb} to {far} at {where}, {ends[1]} at B"
 
@@ -380,8 +379,15 @@ def _profile_table(
     columns = ["t", *(f"{split}_{kind}" for split in splits for kind in kinds)]
     if set(curves) == {""}:
         return curves[""].table[columns]
-    tables = [p.table[columns].assign(label=label) for label, p in curves.items()]
-    return pd.concat(tables)[["label", *columns]]
+    tables = {label: profile.table[columns] for label, profile in curves.items()}
+    grids = [table["t"].to_numpy() for table in tables.values()]
+    if all(len(g) == len(grids[0]) and np.allclose(g, grids[0]) for g in grids):
+        wide = {"t": grids[0]}
+        for label, table in tables.items():
+            wide |= {f"{label} {column}": table[column].to_numpy() for column in columns[1:]}
+        return pd.DataFrame(wide)
+    long = [table.assign(label=label) for label, table in tables.items()]
+    return pd.concat(long)[["label", *columns]]
 
 
 def _some(points: int, place: int) -> tuple[int, int]:
@@ -390,12 +396,8 @@ def _some(points: int, place: int) -> tuple[int, int]:
     return (place * 2) % step if step > 1 else 0, step
 
 
-def _titled(axes: Axes, title: str) -> None:
-    axes.set_title(title)
-
-
 def _limits(axes: Axes, values: np.ndarray, kind: str) -> None:
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import MaxNLocator
 
     axes.yaxis.set_major_locator(MaxNLocator(5))
     values = values[np.isfinite(values)]
@@ -406,7 +408,7 @@ def _limits(axes: Axes, values: np.ndarray, kind: str) -> None:
         return
     room = max(high - low, 0.1)
     axes.set_ylim(max(0.0, min(low, high - room) - 0.06 * room), min(1.0, high) + 0.04 * room)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
 
 
 def _path_axis(axes: Axes) -> None:
@@ -433,14 +435,17 @@ def _mark(axes: Axes, t: np.ndarray, y: np.ndarray, barrier: float, kind: str) -
     gap = y - chord if kind == "loss" else chord - y
     at = int(gap.argmax())
     bottom, top = axes.get_ylim()
-    text = f"barrier {percent(barrier) if kind == 'accuracy' else number(barrier)}"
+    text = f"barrier {distance(barrier, kind)}"
     if gap[at] < 0.14 * (top - bottom):
-        # too low for a ruler with its text inside
+        # too low for a ruler with its text inside: make room beyond the curve
         up = kind == "loss"
+        edge = y.max() if up else y.min()
+        room = 0.2 * (top - bottom)
+        axes.set_ylim(min(bottom, edge - (0 if up else room)), max(top, edge + (room if up else 0)))
         axes.annotate(
             text,
-            (0.5, max(y.max(), 0.0) if up else y.min()),
-            (0, 9 if up else -9),
+            (0.5, edge),
+            (0, 7 if up else -7),
             textcoords="offset points",
             ha="center",
             va="bottom" if up else "top",
@@ -459,17 +464,48 @@ def _mark(axes: Axes, t: np.ndarray, y: np.ndarray, barrier: float, kind: str) -
             "color": INK,
         },
     )
-    right = t[at] <= 0.62
+    x, height, right = _free(axes, t[at], chord[at], y[at], 6.2 * len(text) + 10)
     axes.annotate(
         text,
-        (t[at], (chord[at] + y[at]) / 2 if gap[at] < 0.5 * (top - bottom) else
-         chord[at] + (y[at] - chord[at]) * 0.3),
+        (x, height),
         (6 if right else -6, 0),
         textcoords="offset points",
         ha="left" if right else "right",
         va="center",
         size=10.5,
     )
+
+
+def _free(
+    axes: Axes, x: float, start: float, end: float, width: float
+) -> tuple[float, float, bool]:
+    """Where beside a ruler a text of this width (in points) crosses no curve.
+
+    Args:
+        axes: with every curve already drawn.
+        x: where the ruler stands.
+        start: where it starts; a text near its start is preferred.
+        end: where it ends.
+        width: how wide the text is.
+
+    Returns:
+        The place of the text, and whether it stands to the right.
+    """
+    points = 0.82 * axes.figure.get_size_inches()[0] * 72
+    curves = [line.get_data() for line in axes.get_lines()]
+    best = (-np.inf, x, start, True)
+    for share in np.linspace(0.45, 0.1, 8):
+        height = start + share * (end - start)
+        crossings = [0.0, 1.0]
+        for t, y in curves:
+            t, above = np.asarray(t, dtype=float), np.asarray(y, dtype=float) > height
+            crossings += list(t[:-1][above[:-1] != above[1:]])
+        for right in (True, False):
+            side = [c - x if right else x - c for c in crossings]
+            room = min(points * min(d for d in side if d > 0.02) - width, 0.0)
+            if room > best[0]:
+                best = (room, x, height, right)
+    return best[1:]
 
 
 def _legend(figure: MatplotlibFigure, axes: Axes) -> None:
@@ -488,4 +524,6 @@ def _legend(figure: MatplotlibFigure, axes: Axes) -> None:
         return
     longest = 50 + 6.5 * max(map(len, labels))
     columns = max(1, min(len(labels), int((width - 20) // longest)))
+    rows = -(-len(labels) // columns)
+    figure.set_figheight(figure.get_figheight() + (16 * rows + 6) / 72)
     figure.legend(handles, labels, loc="outside lower left", ncols=columns)

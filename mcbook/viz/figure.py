@@ -32,12 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Figure", "show"]
 
-#: rows of a table that the page shows; the file to download has them all
-MOST_ROWS = 31
+#: rows and columns of a table that the page shows; the file to download has all
+MOST_ROWS, MOST_COLUMNS = 31, 12
 _PAPER = {"light": "#ffffff", "dark": "#14181e"}
 _INK = {"light": "#1a1a1a", "dark": "#e6e6e6"}
 _FONTS = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif"
 _GAP = 16.0
+#: pixels of the page to a point of the figure, at most
+_SCALE = 1.25
 
 
 def show(
@@ -132,8 +134,10 @@ class Figure:
         alt = html.escape(self.alt)
         named = f' role="img" aria-label="{alt}"'
         for drawing in drawings:
+            width = float(drawing.attrib["viewBox"].split()[2])
             drawing.set("fill", "currentColor")
             drawing.set("stroke-linejoin", "round")
+            drawing.set("style", f"max-width:{_SCALE * width:.0f}px")
         images = "".join(svg.write(drawing) for drawing in drawings)
         if len(drawings) == 1:
             images = images.replace("<svg", f"<svg{named}", 1)
@@ -218,12 +222,14 @@ class Figure:
     def _numbers(self) -> str:
         if self.table is None:
             return ""
-        rows, total = self.table, len(self.table)
-        note = ""
-        if total > MOST_ROWS:
-            step = -(-(total - 1) // (MOST_ROWS - 1))
-            rows = rows.iloc[sorted({*range(0, total, step), total - 1})]
-            note = f"{len(rows)} of {total} rows; the file has all. "
+        total, across = self.table.shape
+        rows = self.table.iloc[_some(total, MOST_ROWS), _some(across, MOST_COLUMNS)]
+        left_out = [
+            f"{shown} of {there} {what}"
+            for shown, there, what in zip(rows.shape, (total, across), ("rows", "columns"), strict=True)
+            if shown < there
+        ]
+        note = f"{' and '.join(left_out)}; the file has all. " if left_out else ""
         head = "".join(f'<th scope="col">{html.escape(str(c))}</th>' for c in rows.columns)
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(_cell(v))}</td>" for v in row) + "</tr>"
@@ -279,6 +285,12 @@ def _as_table(table: pd.DataFrame | Mapping[str, Iterable[Any]]) -> pd.DataFrame
     import pandas as pd
 
     return pd.DataFrame(table).reset_index(drop=True)
+
+
+def _some(there: int, most: int) -> list[int]:
+    """Evenly spaced places, the first and the last among them."""
+    step = max(1, -(-(there - 1) // (most - 1)))
+    return sorted({*range(0, there, step), there - 1}) if there else []
 
 
 def _cell(value: Any) -> str:

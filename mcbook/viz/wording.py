@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["BARRIER", "count", "listed", "number", "percent", "quantity", "sentence"]
+__all__ = [
+    "BARRIER",
+    "count",
+    "distance",
+    "distances",
+    "labelled",
+    "listed",
+    "number",
+    "percent",
+    "quantity",
+]
 
 #: the definitions that captions print
 BARRIER = {
@@ -55,6 +65,33 @@ def quantity(value: float, what: str) -> str:
     return percent(value) if what == "accuracy" else number(value)
 
 
+def distance(value: float, what: str) -> str:
+    """A difference of two losses or of two accuracies.
+
+    Args:
+        value: the difference.
+        what: "loss" or "accuracy".
+
+    Returns:
+        For example "1.17" or "57.1 points" (percentage points).
+    """
+    return percent(value).replace("%", "points") if what == "accuracy" else number(value)
+
+
+def distances(low: float, high: float, what: str) -> str:
+    """Two differences of losses or of accuracies.
+
+    Args:
+        low: the first.
+        high: the second.
+        what: "loss" or "accuracy".
+
+    Returns:
+        For example "0.98 to 1.53" or "44.9 to 74.5 points".
+    """
+    return f"{distance(low, what).removesuffix(' points')} to {distance(high, what)}"
+
+
 def count(how_many: int, noun: str, plural: str | None = None) -> str:
     """A count with its noun.
 
@@ -83,14 +120,15 @@ def listed(parts: Sequence[str]) -> str:
     return ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def sentence(text: str) -> str:
-    """The text with a capital letter first and a full stop last.
+def labelled(label: str, text: str) -> str:
+    """A sentence about the series with this label.
 
     Args:
-        text: one sentence.
+        label: the label, or nothing where there is one series only.
+        text: what is said.
 
     Returns:
-        The same, capitalised and closed.
+        For example "naive: barrier 1.17." or "Barrier 1.17."
     """
-    text = text[:1].upper() + text[1:]
+    text = f"{label}: {text}" if label else text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else text + "."

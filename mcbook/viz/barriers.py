@@ -1,0 +1,159 @@
+"""Barriers of many pairs, over the width or whatever was varied."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mcbook.analysis.statistics import interval
+from mcbook.viz.figure import Figure, show
+from mcbook.viz.style import SINGLE, figure_style, new_figure, series
+from mcbook.viz.wording import count, labelled, number
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+__all__ = ["plot_barriers"]
+
+
+def plot_barriers(
+    table: pd.DataFrame,
+    x: str = "width",
+    y: str = "barrier",
+    group: str | None = None,
+    log_x: bool = True,
+    x_label: str | None = None,
+    y_label: str | None = None,
+    level: float = 0.95,
+    alt: str | None = None,
+    caption: str | None = None,
+) -> Figure:
+    """A point for every pair, and the mean with its interval at every x.
+
+    Args:
+        table: a row per pair.
+        x: the column that was varied; numbers, or names in the order wanted.
+        y: the column that was measured.
+        group: a column that tells series apart, for example live results from
+            a record.
+        log_x: draw numbers on a logarithmic axis.
+        x_label: what to write at the axis in place of the column's name.
+        y_label: what to write at the axis in place of the column's name.
+        level: how often an interval should cover the mean.
+        alt: a text alternative in place of the composed one.
+        caption: a caption in place of the composed one.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if a column is missing, there are no rows, a value is not
+            finite, or a logarithmic axis is asked for values that are not
+            above zero.
+    """
+    import pandas as pd
+
+    wanted = [x, y, *([group] if group else [])]
+    missing = [column for column in wanted if column not in table.columns]
+    if missing or not len(table):
+        found = ", ".join(map(str, table.columns)) if missing else "no rows"
+        raise ValueError(f"expected a table with the columns {wanted}, found {found}")
+    if not np.isfinite(table[y].to_numpy(dtype=float)).all():
+        raise ValueError(f"expected finite numbers in column {y!r}, found others")
+    numeric = pd.api.types.is_numeric_dtype(table[x])
+    if numeric and log_x and (table[x] <= 0).any():
+        raise ValueError(
+            f"expected {x!r} above zero on a logarithmic axis, found {table[x].min():g}; "
+            "log_x=False draws it on a plain one"
+        )
+    levels = sorted(table[x].unique()) if numeric else list(pd.unique(table[x]))
+    places = _places(levels, numeric, log_x)
+    labels = list(pd.unique(table[group])) if group else [""]
+    said = y_label or str(y).replace("_", " ")
+    along = x_label or str(x).replace("_", " ")
+    sentences: list[str] = []
+    columns: dict[str, list] = {key: [] for key in (group or "", x, "pairs", "mean", "low", "high")}
+    # positions are in units of the closest spacing, so that groups stand apart
+    gap = min(np.diff(sorted(places.values())), default=1.0)
+    with figure_style():
+        figure, axes = new_figure(SINGLE)
+        for index, label in enumerate(labels):
+            rows = table[table[group] == label] if group else table
+            look = series(index)
+            shift = gap * 0.16 * (index - (len(labels) - 1) / 2)
+            means, told = [], []
+            for value in levels:
+                pairs = rows.loc[rows[x] == value, y].to_numpy(dtype=float)
+                if not len(pairs):
+                    continue
+                at = places[value] + shift
+                mean, low, high = float(pairs.mean()), float("nan"), float("nan")
+                if len(pairs) > 1:
+                    mean, low, high = interval(pairs, level)
+                    spread = gap * 0.05 * np.linspace(-1, 1, len(pairs))
+                    axes.plot(at + spread, pairs, "o", ms=3.2, mew=0, color=look.color, alpha=0.5)
+                    axes.errorbar(
+                        at, mean, [[mean - low], [high - mean]], color=look.color, capsize=4, lw=1.4
+                    )
+                means.append((at, mean))
+                told.append(_told(f"{value:g}" if numeric else str(value), mean, low, high))
+                for key, cell in zip(
+                    columns, (label, value, len(pairs), mean, low, high), strict=True
+                ):
+                    columns[key].append(cell)
+            axes.plot(
+                *zip(*means, strict=True),
+                color=look.color,
+                ls=look.dashes,
+                lw=1.4,
+                marker=look.marker,
+                ms=7,
+                label=str(label),
+            )
+            sentences.append(labelled(str(label), f"{said} by {along}: {'; '.join(told)}"))
+        _axis(axes, levels, places, numeric)
+        axes.set_xlabel(along)
+        axes.set_title(said[:1].upper() + said[1:])
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(min(0.0, bottom), top)
+        if group:
+            handles, names = axes.get_legend_handles_labels()
+            axes.legend(
+                handles, names, loc="lower right", bbox_to_anchor=(1, 1.015), ncols=len(names)
+            )
+    if not group:
+        del columns[""]
+    sizes = set(columns["pairs"])
+    if caption is None:
+        caption = "One pair at every point."
+        if sizes != {1}:
+            few = count(min(sizes), "pair") if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)} pairs"
+            caption = (
+                f"Small dots: pairs ({few} at every point). Large marks: their mean with its "
+                f"{100 * level:g} % interval (Student's t); a single pair has none."
+            )
+            if min(sizes) > 1:
+                caption = caption.replace("; a single pair has none", "")
+    return show(figure, alt or " ".join(sentences), caption, columns, name="barriers")
+
+
+def _places(levels: list, numeric: bool, log_x: bool) -> dict:
+    if not numeric:
+        return {value: float(place) for place, value in enumerate(levels)}
+    return {value: float(np.log2(value) if log_x else value) for value in levels}
+
+
+def _axis(axes: Axes, levels: list, places: dict, numeric: bool) -> None:
+    """Ticks at the values that were measured, and nowhere else."""
+    at = [places[value] for value in levels]
+    axes.set_xticks(at, [f"{value:g}" if numeric else str(value) for value in levels])
+    room = 0.08 * (max(at) - min(at)) or 0.5
+    axes.set_xlim(min(at) - room, max(at) + room)
+
+
+def _told(value: str, mean: float, low: float, high: float) -> str:
+    if low != low:
+        return f"{number(mean)} at {value}"
+    return f"{number(mean)} at {value} (interval {number(low)} to {number(high)})"

@@ -1,0 +1,328 @@
+// Two small networks in the page: mixed and run on real images at every move of t.
+// payload: {title, data, split, step, classes, shape: [c, h, w], images: {bits, type, scale},
+// labels, shown: [indices], layers: [{inputs, outputs, relu}],
+// paths: [{name, knots: [t], weights: [base64], mean, std}]}
+
+function bytesOf(text) {
+  const raw = atob(text);
+  const bytes = new Uint8Array(raw.length);
+  for (let i = 0; i < raw.length; i += 1) bytes[i] = raw.charCodeAt(i);
+  return bytes;
+}
+const floatsOf = (text) => new Float32Array(bytesOf(text).buffer);
+
+// y = x W' + b for n rows at once, four outputs at a time; weights hold W, then b, from `at` on
+function dense(x, n, { inputs, outputs, relu }, weights, at, y) {
+  const bias = at + inputs * outputs;
+  for (let i = 0; i < n; i += 1) {
+    const from = i * inputs;
+    const to = i * outputs;
+    let o = 0;
+    for (; o + 4 <= outputs; o += 4) {
+      const r0 = at + o * inputs;
+      const r1 = r0 + inputs;
+      const r2 = r1 + inputs;
+      const r3 = r2 + inputs;
+      let s0 = weights[bias + o];
+      let s1 = weights[bias + o + 1];
+      let s2 = weights[bias + o + 2];
+      let s3 = weights[bias + o + 3];
+      for (let k = 0; k < inputs; k += 1) {
+        const value = x[from + k];
+        s0 += value * weights[r0 + k];
+        s1 += value * weights[r1 + k];
+        s2 += value * weights[r2 + k];
+        s3 += value * weights[r3 + k];
+      }
+      y[to + o] = s0;
+      y[to + o + 1] = s1;
+      y[to + o + 2] = s2;
+      y[to + o + 3] = s3;
+    }
+    for (; o < outputs; o += 1) {
+      const row = at + o * inputs;
+      let sum = weights[bias + o];
+      for (let k = 0; k < inputs; k += 1) sum += x[from + k] * weights[row + k];
+      y[to + o] = sum;
+    }
+    if (relu) for (let j = to; j < to + outputs; j += 1) if (!(y[j] > 0)) y[j] = 0;
+  }
+}
+
+// A network that can be run anywhere on one path.
+function network(path, layers, pixels, n, shape, labels) {
+  const stations = path.weights.map(floatsOf);
+  const mixed = new Float32Array(stations[0].length);
+  const [channels, height, wide] = shape;
+  const area = height * wide;
+  const x = new Float32Array(pixels.length);
+  for (let i = 0; i < x.length; i += 1) {
+    const channel = Math.floor(i / area) % channels;
+    x[i] = path.mean ? (pixels[i] - path.mean[channel]) / path.std[channel] : pixels[i];
+  }
+  const values = layers.map((layer) => new Float32Array(n * layer.outputs));
+  const classes = layers[layers.length - 1].outputs;
+  const predicted = new Int32Array(n);
+
+  function run(t) {
+    let j = 0;
+    while (j < path.knots.length - 2 && t > path.knots[j + 1]) j += 1;
+    const s = (t - path.knots[j]) / (path.knots[j + 1] - path.knots[j]);
+    const [a, b] = [stations[j], stations[j + 1]];
+    for (let i = 0; i < mixed.length; i += 1) mixed[i] = (1 - s) * a[i] + s * b[i];
+    let at = 0;
+    layers.forEach((layer, i) => {
+      dense(i ? values[i - 1] : x, n, layer, mixed, at, values[i]);
+      at += (layer.inputs + 1) * layer.outputs;
+    });
+    const logits = values[values.length - 1];
+    let loss = 0;
+    let right = 0;
+    for (let i = 0; i < n; i += 1) {
+      const from = i * classes;
+      let best = 0;
+      for (let c = 1; c < classes; c += 1) if (logits[from + c] > logits[from + best]) best = c;
+      let sum = 0;
+      for (let c = 0; c < classes; c += 1) sum += Math.exp(logits[from + c] - logits[from + best]);
+      loss += Math.log(sum) + logits[from + best] - logits[from + labels[i]];
+      predicted[i] = best;
+      if (best === labels[i]) right += 1;
+    }
+    return { loss: loss / n, accuracy: right / n, right, predicted };
+  }
+
+  // the probabilities of image i where run was last
+  function probabilities(i) {
+    const logits = values[values.length - 1].subarray(i * classes, (i + 1) * classes);
+    const most = Math.max(...logits);
+    const powers = Array.from(logits, (z) => Math.exp(z - most));
+    const sum = powers.reduce((a, b) => a + b, 0);
+    return powers.map((p) => p / sum);
+  }
+  return { run, probabilities };
+}
+
+// ink on paper for one channel (the style sheet turns it round in the dark), colours for three
+function paint(canvas, pixels, from, [channels, height, wide]) {
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(wide, height);
+  const area = height * wide;
+  for (let p = 0; p < area; p += 1) {
+    const level = (c) => Math.round(255 * pixels[from + c * area + p]);
+    if (channels === 3) image.data.set([level(0), level(1), level(2), 255], 4 * p);
+    else image.data.set([0, 0, 0, level(0)], 4 * p);
+  }
+  context.putImageData(image, 0, 0);
+}
+
+function buildNetworkSlider(payload, model) {
+  const { classes, shape, layers, shown } = payload;
+  const labels = bytesOf(payload.labels);
+  const n = labels.length;
+  const raw = payload.images.type === "uint8"
+    ? bytesOf(payload.images.bits)
+    : floatsOf(payload.images.bits);
+  const pixels = Float32Array.from(raw, (value) => value / payload.images.scale);
+  const size = pixels.length / n;
+  const nets = payload.paths.map((path) => network(path, layers, pixels, n, shape, labels));
+  const several = nets.length > 1;
+  // the curves, found by running the networks here; null until then
+  const curves = nets.map(() => null);
+  let active = nets.length - 1;
+  let selected = 0;
+  let timer = 0;
+  let charts = [];
+  let release = () => {};
+
+  const output = el("output", { class: "mcw-stats", "aria-live": "polite" });
+  const figure = el("div", { class: "mcw-charts" });
+  const knob = control({
+    model, step: payload.step, output,
+    label: "t, the weight of network B in the mixture",
+    ends: ["network A", "network B"],
+  });
+  const switcher = several
+    ? choice({
+        legend: "path",
+        options: payload.paths.map((path) => path.name),
+        chosen: active,
+        swatches: true,
+        onChange(i) {
+          active = i;
+          drawCurve();
+          move(model.get("t"));
+        },
+      })
+    : null;
+
+  // images: a group of radio buttons, so that the arrow keys go from one to the next
+  const name = fresh("mcw-image");
+  const tiles = shown.map((index, i) => {
+    const canvas = el("canvas", {
+      width: shape[2], height: shape[1], role: "img",
+      class: shape[0] === 3 ? "mcw-photo" : "mcw-ink",
+      "aria-label": `image of ${classes[labels[index]]}`,
+    });
+    paint(canvas, pixels, index * size, shape);
+    const radio = el("input", {
+      type: "radio", name, class: "mcw-sr", checked: i === selected,
+      "data-lm-suppress-shortcuts": "true",
+    });
+    const verdict = el("span", { class: "mcw-verdict", "aria-hidden": "true" });
+    radio.addEventListener("change", () => {
+      selected = i;
+      showImages();
+    });
+    return { index, radio, verdict, node: el("label", { class: "mcw-tile" }, radio, canvas, verdict) };
+  });
+  const bars = classes.map((label) => {
+    const bar = el("span", { class: "mcw-bar" });
+    const share = el("span", { class: "mcw-share" });
+    const mark = el("span", { class: "mcw-mark" });
+    return {
+      bar, share, mark,
+      node: el(
+        "li", {}, el("span", { class: "mcw-class" }, label),
+        el("span", { class: "mcw-track", "aria-hidden": "true" }, bar), share, mark,
+      ),
+    };
+  });
+  const barsTitle = el("div", { class: "mcw-heading" });
+  const root = el(
+    "div", { class: "mcw", role: "group", "aria-label": payload.title },
+    el("div", { class: "mcw-title" }, payload.title),
+    el("div", { class: "mcw-top" }, output, switcher),
+    figure, knob.node,
+    el(
+      "div", { class: "mcw-panes" },
+      el("fieldset", { class: "mcw-images" },
+        el("legend", {}, `${shown.length} of the ${n} images, and what the mixture sees`),
+        el("div", { class: "mcw-tiles" }, ...tiles.map((tile) => tile.node))),
+      el("div", { class: "mcw-chances" }, barsTitle,
+        el("ul", { class: classes.length > 10 ? "mcw-many" : null },
+          ...bars.map((one) => one.node))),
+    ),
+    el(
+      "p", { class: "mcw-caption" },
+      "Both networks are in this page: at every move it mixes their weights, ",
+      "(1 \u2212 t) A + t B, and runs the mixture on ", el("strong", {}, String(n)),
+      ` ${payload.split} images of ${payload.data}. Loss: mean cross-entropy over them. `,
+      "Barrier: max over t of L(t) \u2212 [(1 \u2212 t) L(0) + t L(1)], on a grid of 51 points.",
+    ),
+  );
+
+  const probabilityText = (p) => (p < 0.0005 ? "0" : p > 0.9995 && p < 1 ? "1.000" : p.toFixed(3));
+
+  function showImages() {
+    const { predicted } = last;
+    tiles.forEach(({ index, radio, verdict, node }) => {
+      const truth = classes[labels[index]];
+      const seen = classes[predicted[index]];
+      const right = predicted[index] === labels[index];
+      node.classList.toggle("mcw-is-wrong", !right);
+      verdict.replaceChildren(seen, " ", el("b", {}, right ? "\u2713" : "\u2717"));
+      radio.setAttribute(
+        "aria-label", `image of ${truth}: predicted ${seen}, ${right ? "right" : "wrong"}`,
+      );
+    });
+    const { index } = tiles[selected];
+    const truth = labels[index];
+    const shares = nets[active].probabilities(index);
+    barsTitle.replaceChildren(`Probabilities for this image of ${classes[truth]}`);
+    bars.forEach(({ bar, share, mark, node }, c) => {
+      bar.style.width = `${100 * shares[c]}%`;
+      share.textContent = probabilityText(shares[c]);
+      const marks = [];
+      if (c === predicted[index]) marks.push(c === truth ? "\u2713 predicted" : "\u2717 predicted");
+      if (c === truth) marks.push("true");
+      mark.textContent = c === truth && c === predicted[index] ? "\u2713 right" : marks.join(", ");
+      node.className = `${c === truth ? "mcw-true" : ""} `
+        + `${c === predicted[index] && c !== truth ? "mcw-is-wrong" : ""} `
+        // of many classes only the likely ones are listed
+        + `${bars.length > 10 && shares[c] < 0.02 && c !== truth ? "mcw-unlikely" : ""}`;
+    });
+  }
+
+  let last = null;
+  function move(t) {
+    last = nets[active].run(t);
+    const { loss, accuracy, right } = last;
+    Object.assign(root.dataset, { t, loss, accuracy, images: n });
+    stats(output, [
+      ["t", tText(t)],
+      [`${payload.split} loss`, lossText(loss)],
+      ["accuracy", percentText(accuracy)],
+      ["right", `${right} of ${n}`],
+    ]);
+    knob.show(
+      t,
+      `t ${tText(t)}: ${several ? `${payload.paths[active].name}, ` : ""}loss ${lossText(loss)}, `
+        + `accuracy ${percentText(accuracy)}, ${right} of ${n} images right`,
+    );
+    showImages();
+    for (const one of charts) one.move(t);
+  }
+
+  function drawCurve() {
+    if (!curves[active]) return;
+    const ordered = [active, ...curves.keys()].filter((i, k, all) => curves[i] && all.indexOf(i) === k);
+    const { t, loss } = curves[active];
+    const excess = loss.map((value, i) => value - chordAt(loss, t[i]));
+    const value = Math.max(...excess);
+    const place = t[excess.indexOf(value)];
+    charts = [
+      chart({
+        label: `Line chart of the ${payload.split} loss of the mixture: `
+          + `${lossText(loss[0])} at A, ${lossText(loss[loss.length - 1])} at B, `
+          + `barrier ${lossText(value)} at t = ${tText(place)}.`,
+        heading: `${payload.split} loss`,
+        lines: ordered.map((i) => ({ style: i, t: curves[i].t, y: curves[i].loss })),
+        barrier: value > 0 ? { t: place, value } : null,
+        barrierText: `barrier ${lossText(value)}`,
+        percent: false, last: true, height: 170, onPick: knob.setT,
+      }),
+    ];
+    figure.replaceChildren(...charts.map((one) => one.node));
+    release();
+    release = fitCharts(figure, charts);
+    charts[0].move(model.get("t"));
+  }
+
+  // runs the networks along their paths a few points at a time, so that the page stays free
+  function findCurves() {
+    const jobs = nets.flatMap((net, i) =>
+      Array.from({ length: 51 }, (_, k) => ({ i, t: k / 50 })));
+    const found = nets.map(() => ({ t: [], loss: [] }));
+    const work = () => {
+      const begun = performance.now();
+      while (jobs.length && performance.now() - begun < 25) {
+        const { i, t } = jobs.shift();
+        found[i].t.push(t);
+        found[i].loss.push(nets[i].run(t).loss);
+      }
+      if (jobs.length) {
+        timer = setTimeout(work, 0);
+      } else {
+        found.forEach((curve, i) => (curves[i] = curve));
+        drawCurve();
+      }
+      // what is shown belongs to t again
+      move(model.get("t"));
+    };
+    timer = setTimeout(work, 0);
+  }
+
+  return {
+    node: root,
+    move,
+    ready: findCurves,
+    stop() {
+      clearTimeout(timer);
+      knob.stop();
+      release();
+    },
+  };
+}
+
+const render = follow(buildNetworkSlider);
+export default { render };

@@ -1,0 +1,32 @@
+"""The plots of the book; each returns an accessible `Figure`.
+
+| function | shows |
+|---|---|
+| `plot_profile` | loss and accuracy along one path or several |
+| `plot_profile_band` | the curves of many pairs, their mean and how sure it is |
+| `plot_history` | loss and accuracy over the epochs |
+| `plot_barriers` | barriers over what was varied, pair by pair |
+| `plot_images` | images with labels and predictions |
+| `plot_plane` | the loss over a plane in weight space |
+
+Every text alternative states the numbers; `alt=` replaces it.
+"""
+
+from __future__ import annotations
+
+from mcbook.viz.barriers import plot_barriers
+from mcbook.viz.curves import plot_history, plot_profile, plot_profile_band
+from mcbook.viz.figure import Figure, show
+from mcbook.viz.images import plot_images
+from mcbook.viz.plane import plot_plane
+
+__all__ = [
+    "Figure",
+    "plot_barriers",
+    "plot_history",
+    "plot_images",
+    "plot_plane",
+    "plot_profile",
+    "plot_profile_band",
+    "show",
+]
