@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import models, weights
 from .analysis.profiles import Profile, profile
+from .analysis.statistics import interval
 from .data import Data, Split, data_from_arrays, default_device, list_data, load_data
 from .errors import DamagedFileError, IncompatibleError, MissingDataError, UnknownNameError
 from .evaluation import evaluate
@@ -25,20 +26,38 @@ from .training import spawn, train
 from .verdicts import verdict
 
 if TYPE_CHECKING:
+    from .viz.figure import Figure, show
     from .viz.network_slider import NetworkSlider
     from .viz.path_slider import PathSlider
+    from .viz.plots import (
+        plot_barriers,
+        plot_history,
+        plot_images,
+        plot_plane,
+        plot_profile,
+        plot_profile_band,
+    )
     from .viz.retrain import RetrainControl
 
 # what needs matplotlib, anywidget or ipywidgets is imported at its first use
 _LAZY = {
+    "Figure": ".viz.figure",
     "NetworkSlider": ".viz.network_slider",
     "PathSlider": ".viz.path_slider",
     "RetrainControl": ".viz.retrain",
+    "plot_barriers": ".viz.plots",
+    "plot_history": ".viz.plots",
+    "plot_images": ".viz.plots",
+    "plot_plane": ".viz.plots",
+    "plot_profile": ".viz.plots",
+    "plot_profile_band": ".viz.plots",
+    "show": ".viz.figure",
 }
 
 __all__ = [
     "DamagedFileError",
     "Data",
+    "Figure",
     "IncompatibleError",
     "LinearPath",
     "MissingDataError",
@@ -57,6 +76,7 @@ __all__ = [
     "describe_models",
     "evaluate",
     "has_batch_norm",
+    "interval",
     "list_data",
     "list_models",
     "list_records",
@@ -65,10 +85,17 @@ __all__ = [
     "load_path",
     "load_record",
     "models",
+    "plot_barriers",
+    "plot_history",
+    "plot_images",
+    "plot_plane",
+    "plot_profile",
+    "plot_profile_band",
     "profile",
     "reset_batch_norm",
     "save_model",
     "save_record",
+    "show",
     "spawn",
     "train",
     "verdict",

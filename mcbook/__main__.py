@@ -84,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     sync.set_defaults(call=_chapters_sync)
     listed = actions.add_parser("list", help="what there is, and what is out of date")
     listed.set_defaults(call=_chapters_list)
-    for action in (run, smoke, sync, listed):
+    verdicts = actions.add_parser("verdicts", help="what the committed notebooks claim")
+    verdicts.set_defaults(call=_chapters_verdicts)
+    for action in (run, smoke, sync, listed, verdicts):
         action.add_argument("names", nargs="*", metavar="NAME", help="all chapters by default")
 
     study = commands.add_parser("study", help="make records, or look at them")
@@ -168,6 +170,16 @@ def _chapters_list(arguments: argparse.Namespace) -> int:
         print(f"{chapter.name}: {chapter.title}")
         for sentence in differ:
             print(f"  {sentence}")
+    return 0
+
+
+def _chapters_verdicts(arguments: argparse.Namespace) -> int:
+    from .chapters import find_chapters
+    from .verdicts import read_verdicts
+
+    for chapter in find_chapters(arguments.names):
+        for one in read_verdicts(chapter.notebook) if chapter.notebook.is_file() else ():
+            print(f"{chapter.name}: {one}")
     return 0
 
 

@@ -33,18 +33,17 @@ def _kernel_manager() -> type[Any]:
     A "python3" kernel installed for the user or the machine would run the
     chapters with other versions, and say nothing.
     """
+    from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
 
     class ThisPython(AsyncKernelManager):
         @property
         def kernel_spec(self) -> KernelSpec:
-            return KernelSpec(
-                argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-                display_name="Python 3 (ipykernel)",
-                language="python",
-                env=_ENVIRONMENT,
-            )
+            spec = get_kernel_dict()
+            # What the kernel itself has to say would only break the progress bar.
+            spec["argv"] = [sys.executable, *spec["argv"][1:], "--log-level=50"]
+            return KernelSpec(**spec, env=_ENVIRONMENT)
 
     return ThisPython
 

@@ -9,7 +9,7 @@ import numpy as np
 from mcbook.analysis.statistics import interval
 from mcbook.viz.figure import Figure, show
 from mcbook.viz.style import SINGLE, figure_style, new_figure, series
-from mcbook.viz.wording import count, labelled, number
+from mcbook.viz.wording import labelled, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +82,7 @@ def plot_barriers(
         for index, label in enumerate(labels):
             rows = table[table[group] == label] if group else table
             look = series(index)
-            shift = gap * 0.16 * (index - (len(labels) - 1) / 2)
+            shift = gap * 0.3 * (index - (len(labels) - 1) / 2)
             means, told = [], []
             for value in levels:
                 pairs = rows.loc[rows[x] == value, y].to_numpy(dtype=float)
@@ -92,8 +92,8 @@ def plot_barriers(
                 mean, low, high = float(pairs.mean()), float("nan"), float("nan")
                 if len(pairs) > 1:
                     mean, low, high = interval(pairs, level)
-                    spread = gap * 0.05 * np.linspace(-1, 1, len(pairs))
-                    axes.plot(at + spread, pairs, "o", ms=3.2, mew=0, color=look.color, alpha=0.5)
+                    spread = gap * 0.11 * np.linspace(-1, 1, len(pairs))
+                    axes.plot(at + spread, pairs, "o", ms=3.6, mew=0, color=look.color, alpha=0.6)
                     axes.errorbar(
                         at, mean, [[mean - low], [high - mean]], color=look.color, capsize=4, lw=1.4
                     )
@@ -129,9 +129,9 @@ def plot_barriers(
     if caption is None:
         caption = "One pair at every point."
         if sizes != {1}:
-            few = count(min(sizes), "pair") if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)} pairs"
+            few = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
             caption = (
-                f"Small dots: pairs ({few} at every point). Large marks: their mean with its "
+                f"Small dots: single pairs ({few} at every point). Large marks: their mean with its "
                 f"{100 * level:g} % interval (Student's t); a single pair has none."
             )
             if min(sizes) > 1:

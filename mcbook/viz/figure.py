@@ -39,7 +39,7 @@ _INK = {"light": "#1a1a1a", "dark": "#e6e6e6"}
 _FONTS = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif"
 _GAP = 16.0
 #: pixels of the page to a point of the figure, at most
-_SCALE = 1.25
+_SCALE = 1.4
 
 
 def show(

@@ -315,7 +315,14 @@ function buildNetworkSlider(payload, model) {
   return {
     node: root,
     move,
-    ready: findCurves,
+    ready() {
+      // an image that the mixture mistakes says most; else the first
+      const { predicted } = nets[active].run(model.get("t"));
+      const wrong = tiles.findIndex(({ index }) => predicted[index] !== labels[index]);
+      selected = Math.max(0, wrong);
+      tiles[selected].radio.checked = true;
+      findCurves();
+    },
     stop() {
       clearTimeout(timer);
       knob.stop();

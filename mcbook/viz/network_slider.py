@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ..data import Split
 from ..errors import IncompatibleError
-from ..evaluation import evaluating
-from .widget import SliderWidget, asset, fallback_table, rounded
+from ..evaluation import evaluate
+from .widget import SliderWidget, asset, fallback_table
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -250,14 +250,13 @@ def _pack_images(x: np.ndarray) -> dict[str, Any]:
 
 
 def _examples(y: Tensor, shown: int) -> list[int]:
-    """The images that are drawn: the first ones of every class in turn, sorted by class."""
+    """The images that are drawn: the first of every class, then the second of every class, ..."""
     seen: dict[int, int] = {}
     turns = []
     for i, label in enumerate(y.tolist()):
         seen[label] = seen.get(label, 0) + 1
         turns.append((seen[label], label, i))
-    first = sorted(turns)[: min(shown, len(turns))]
-    return [i for _, _, i in sorted(first, key=lambda turn: (turn[1], turn[0]))]
+    return [i for _, _, i in sorted(turns)[:shown]]
 
 
 class NetworkSlider(SliderWidget):
@@ -305,9 +304,9 @@ class NetworkSlider(SliderWidget):
         super().__init__(payload=payload, t=start)
         self.indices: list[int] = chosen_images(data, images, split).tolist()
         named = dict(path) if isinstance(path, Mapping) else {"path": path}
-        x, y = (part[self.indices] for part in _split(data, split))
+        used = Split(*(part[self.indices] for part in _split(data, split)))
         self._measured = {
-            str(name): [_measure(one.model_at(t), x, y) for t in TABLE_POINTS]
+            str(name): [evaluate(one.model_at(t), used) for t in TABLE_POINTS]
             for name, one in named.items()
         }
 
@@ -336,12 +335,3 @@ class NetworkSlider(SliderWidget):
             f"{_sizes(layers)}, {len(self.indices)} {self.payload['split']} images of "
             f"{self.payload['data']}: loss at t = 0, 1/2, 1: {losses}"
         )
-
-
-def _measure(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Loss and accuracy, rounded."""
-    with torch.no_grad(), evaluating(model):
-        logits = model(x)
-        loss = F.cross_entropy(logits, y).item()
-        accuracy = (logits.argmax(1) == y).float().mean().item()
-    return rounded(loss), rounded(accuracy)

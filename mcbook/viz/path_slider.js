@@ -106,7 +106,7 @@ function buildPathSlider(payload, model) {
       ", the greatest height above the chord, max over t of L(t) \u2212 [(1 \u2212 t) L(0) + t L(1)]; ",
       "of the accuracy, chord minus value: ",
       el("strong", {}, `${(100 * accuracy.value).toFixed(1)} points`),
-      `. ${payload.data ? `${payload.data}, ` : ""}${main.profile.kind} path, ${measured}, `,
+      `. ${payload.data ? `Data: ${payload.data}; ` : ""}${main.profile.kind} path; ${measured}, `,
       "straight lines between them.",
     );
     release();

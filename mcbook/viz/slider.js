@@ -61,13 +61,13 @@ const chordAt = (ys, t) => (1 - t) * ys[0] + t * ys[ys.length - 1];
 function niceTicks(lo, hi, wanted) {
   const raw = (hi - lo) / wanted;
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = power * [1, 2, 2.5, 5, 10].find((m) => m * power >= raw * 0.999);
+  const step = power * [1, 2, 5, 10].find((m) => m * power >= raw * 0.999);
   const ticks = [];
   for (let i = Math.ceil(lo / step - 1e-9); i * step <= hi + step * 1e-9; i += 1) {
     ticks.push(i * step);
   }
   const places = Math.max(0, Math.ceil(-Math.log10(step) - 1e-9));
-  return { ticks, places: step / power === 2.5 ? places + 1 : places };
+  return { ticks, places };
 }
 
 // ---------------------------------------------------------------- a chart over t
@@ -92,7 +92,7 @@ function chart({ label, heading, lines, percent, barrier, barrierText, last, hei
     lo = least >= 0 && least < 0.6 * most ? 0 : least - 0.08 * (most - least);
   }
   if (hi - lo < least_span) [lo, hi] = percent ? [hi - 0.02, hi] : [lo - least_span, hi + least_span];
-  const { ticks, places } = niceTicks(lo, hi, Math.max(2, Math.floor((bottom - top) / 38)));
+  const { ticks, places } = niceTicks(lo, hi, Math.max(2, Math.floor((bottom - top) / 30)));
   const y = (value) => bottom - ((value - lo) / (hi - lo)) * (bottom - top);
   const tick = (value) =>
     percent
@@ -117,6 +117,8 @@ function chart({ label, heading, lines, percent, barrier, barrierText, last, hei
   function clutter(box) {
     let hits = 40 * (Number(box[0] < LEFT) + Number(box[2] > width - 2));
     hits += 40 * (Number(box[1] < 16) + Number(box[3] > bottom));
+    // rather not where the marker stands at first
+    if (box[0] - 6 < x(0.5) && box[2] + 6 > x(0.5)) hits += 0.5;
     for (let px = box[0] - 4; px <= box[2] + 4; px += 3) {
       const t = (px - LEFT) / (width - LEFT - RIGHT);
       for (const line of lines) {
@@ -381,13 +383,26 @@ function choice({ legend, options, chosen, onChange, swatches }) {
 function follow(build) {
   return ({ model, el: host }) => {
     let current = null;
-    const move = () => current.move(model.get("t"));
+    let slow = false;
+    let waiting = 0;
+    const step = () => {
+      waiting = 0;
+      const begun = performance.now();
+      current.move(model.get("t"));
+      slow = performance.now() - begun > 12;
+    };
+    // where a move takes long, at most one a frame, always the latest
+    const move = () => {
+      if (waiting) return;
+      if (slow) waiting = requestAnimationFrame(step);
+      else step();
+    };
     const rebuild = () => {
       if (current) current.stop();
       current = build(model.get("payload"), model);
       host.replaceChildren(current.node);
       current.ready();
-      move();
+      step();
     };
     model.on("change:payload", rebuild);
     model.on("change:t", move);
@@ -395,6 +410,7 @@ function follow(build) {
     return () => {
       model.off("change:payload", rebuild);
       model.off("change:t", move);
+      cancelAnimationFrame(waiting);
       current.stop();
     };
   };

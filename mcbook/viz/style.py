@@ -37,8 +37,8 @@ DARK = {"blue": "#56b4e9", "vermillion": "#f0813a", "green": "#2fc49a", "purple"
 #: Black stands for "the colour of the page's text" and follows the theme.
 INK = "#000000"
 #: Width and height in points of a figure with one panel; text is 11 points,
-#: so that it is 9 pixels on a telephone and 15 in the book's column.
-SINGLE = (460.0, 280.0)
+#: so that it is 10 pixels on a telephone and 15 in the book's column.
+SINGLE = (400.0, 250.0)
 #: Width and height in points of each of several panels that stand side by
 #: side where there is room, else below one another.
 PANEL = (320.0, 236.0)

@@ -19,6 +19,8 @@ _TOKEN = re.compile(r"[A-Za-z]|-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _DECIMAL = re.compile(r"-?\d+\.\d+")
 _GENERIC_FONTS = ("monospace", "serif", "cursive")
 _FONT = re.compile(r"(?P<before>[^'\"]*?)(?P<size>[\d.]+px)")
+#: how many coordinates and commands make a path long
+_LONG = 120
 #: every channel up to the first counts as ink, from the second on as paper
 _INK, _PAPER = 0x30, 0xF0
 
@@ -43,7 +45,7 @@ def clean(source: str) -> ET.Element:
         element.tail = None
         if element.text is not None and not element.text.strip():
             element.text = None
-    view = root.attrib["viewBox"]
+    view = _rounded(root.attrib["viewBox"], 2)
     _drop(root, lambda e: e.tag in ("metadata", "style") or _invisible(e))
     used = _referenced(root)
     styles = {e.attrib["id"]: e.attrib.get("style") for e in root.iter() if "id" in e.attrib}
@@ -114,9 +116,9 @@ def write(root: ET.Element) -> str:
 
 
 def compact_path(data: str) -> str:
-    """A path with relative coordinates in hundredths of a point.
+    """A path with relative coordinates, rounded.
 
-    Every point is rounded before differences are taken, so that rounding does
+    Short paths are rounded to hundredths of a point, long ones to tenths.  Every point is rounded before differences are taken, so that rounding does
     not add up along a curve.
 
     Args:
@@ -129,6 +131,7 @@ def compact_path(data: str) -> str:
     last = ""
     here = start = (0, 0)
     tokens = _TOKEN.findall(data)
+    grain = 100 if len(tokens) < _LONG else 10
     position = 0
     command = ""
     counts = {"M": 1, "L": 1, "C": 3, "Q": 2}
@@ -144,10 +147,10 @@ def compact_path(data: str) -> str:
             raise ValueError(f"expected a path of M, L, C, Q and Z, found {command!r}")
         numbers = tokens[position : position + 2 * counts[command]]
         position += len(numbers)
-        values = [round(100 * float(number)) for number in numbers]
+        values = [round(grain * float(number)) for number in numbers]
         points = list(zip(values[::2], values[1::2], strict=True))
         if command == "M":
-            out.append("M" + _join(points[0]))
+            out.append("M" + _join(points[0], grain))
             here = start = points[0]
             last = "M"
             continue
@@ -155,17 +158,17 @@ def compact_path(data: str) -> str:
         letter, moves = command.lower(), [v for step in steps for v in step]
         if command == "L" and 0 in moves:
             letter, moves = ("h", moves[:1]) if moves[1] == 0 else ("v", moves[1:])
-        body = _join(moves)
+        body = _join(moves, grain)
         glue = "" if body.startswith("-") else " "
         out.append(glue + body if letter == last else letter + body)
         here, last = points[-1], letter
     return "".join(out)
 
 
-def _join(values: tuple[int, ...] | list[int]) -> str:
+def _join(values: tuple[int, ...] | list[int], grain: int) -> str:
     text = ""
     for value in values:
-        number = f"{value / 100:.2f}".rstrip("0").rstrip(".")
+        number = f"{value / grain:.2f}".rstrip("0").rstrip(".")
         number = number.replace("0.", ".", 1) if number.startswith(("0.", "-0.")) else number
         number = "0" if number in ("-0", "") else number
         text += number if not text or number.startswith("-") else " " + number
@@ -188,10 +191,12 @@ def _shorten(element: ET.Element) -> None:
     for key in ("x", "y", "width", "height", "transform", "points"):
         if key in attributes:
             places = 4 if key == "transform" else 2
-            attributes[key] = _DECIMAL.sub(
-                lambda m, places=places: f"{float(m[0]):.{places}f}".rstrip("0").rstrip("."),
-                attributes[key],
-            )
+            attributes[key] = _rounded(attributes[key], places)
+
+
+def _rounded(text: str, places: int) -> str:
+    """The text with no number of more than so many decimals."""
+    return _DECIMAL.sub(lambda m: f"{float(m[0]):.{places}f}".rstrip("0").rstrip("."), text)
 
 
 def _style(style: str) -> str:
@@ -234,6 +239,14 @@ def _flatten(element: ET.Element) -> None:
             continue
         flat.extend(child if child.tag == "g" and not child.attrib else [child])
     element[:] = flat
+    # what all markers of a line have in common stands once
+    styles = {child.attrib.get("style") for child in element if child.tag == "use"}
+    if element.tag == "g" and len(styles) == 1 and all(child.tag == "use" for child in element):
+        (common,) = styles
+        if common and "style" not in element.attrib:
+            element.attrib["style"] = common
+            for child in element:
+                del child.attrib["style"]
 
 
 def _referenced(root: ET.Element) -> set[str]:

@@ -41,7 +41,7 @@ def rounded(value: float, digits: int = 4) -> float:
     """
     if not math.isfinite(value):
         raise ValueError(f"expected a finite number, found {value}")
-    return float(f"{value:.{digits}g}")
+    return float(f"{value:.{digits}g}") + 0.0  # no minus zero
 
 
 def script_json(value: object) -> str:

@@ -1,0 +1,214 @@
+"""Slow oracles: every quantity once more, written so that one sees it is right.
+
+Nothing here is fast, and nothing here calls what it is compared with.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Arrays = dict[str, np.ndarray]
+
+
+# weights ------------------------------------------------------------------------------------
+
+
+def entries(weights: Mapping[str, Tensor]) -> list[float]:
+    """Every floating-point entry, one after the other."""
+    return [
+        float(value)
+        for tensor in weights.values()
+        if tensor.is_floating_point()
+        for value in tensor.flatten().tolist()
+    ]
+
+
+def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """The sum of products, entry by entry."""
+    return math.fsum(x * y for x, y in zip(entries(a), entries(b), strict=True))
+
+
+def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """The root of the sum of squared differences, entry by entry."""
+    return math.sqrt(math.fsum((x - y) ** 2 for x, y in zip(entries(a), entries(b), strict=True)))
+
+
+def mixture(a: Mapping[str, Tensor], b: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
+    """`(1 - t) a + t b` in float64; integer tensors from A."""
+    return {
+        name: (1 - t) * x.double() + t * b[name].double() if x.is_floating_point() else x
+        for name, x in a.items()
+    }
+
+
+# loss and accuracy --------------------------------------------------------------------------
+
+
+def cross_entropy(logits: Sequence[float], label: int) -> float:
+    """`-log softmax(logits)[label]` of one image."""
+    top = max(logits)
+    return math.log(math.fsum(math.exp(z - top) for z in logits)) + top - logits[label]
+
+
+def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
+    """Mean loss and accuracy: a double-precision copy in eval mode, image by image."""
+    model = copy.deepcopy(model).double().eval()
+    losses, hits = [], 0
+    for image, label in zip(x.double(), y.tolist(), strict=True):
+        with torch.no_grad():
+            logits = model(image[None])[0].tolist()
+        losses.append(cross_entropy(logits, label))
+        hits += logits.index(max(logits)) == label
+    return math.fsum(losses) / len(losses), hits / len(losses)
+
+
+# batch norm ---------------------------------------------------------------------------------
+
+
+def batch_norm_statistics(model: nn.Module, x: Tensor) -> nn.Module:
+    """A double-precision copy whose batch-norm layers hold the statistics of their inputs.
+
+    Layer after layer, in the order of `model.modules()` (which must be the order of the forward
+    pass), each from a whole pass over all images.
+    """
+    model = copy.deepcopy(model).double().eval()
+    for layer in model.modules():
+        if not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            continue
+        inputs: list[Tensor] = []
+        handle = layer.register_forward_pre_hook(lambda _, args, kept=inputs: kept.append(args[0]))
+        with torch.no_grad():
+            model(x.double())
+        handle.remove()
+        (z,) = inputs
+        for channel in range(z.shape[1]):
+            values = z[:, channel].flatten().tolist()
+            mean = math.fsum(values) / len(values)
+            variance = math.fsum((value - mean) ** 2 for value in values) / len(values)
+            layer.running_mean[channel], layer.running_var[channel] = mean, variance
+    return model
+
+
+# profiles -----------------------------------------------------------------------------------
+
+
+def profile(
+    a: nn.Module, b: nn.Module, ts: Sequence[float], x: Tensor, y: Tensor, reset_on: Tensor | None
+) -> list[tuple[float, float]]:
+    """Loss and accuracy on the line, a new model for each `t`, image by image."""
+    values = []
+    for t in ts:
+        model = copy.deepcopy(a).double()
+        model.load_state_dict(mixture(a.state_dict(), b.state_dict(), t))
+        if reset_on is not None:
+            model = batch_norm_statistics(model, reset_on)
+        values.append(evaluate(model, x, y))
+    return values
+
+
+def barrier(ts: Sequence[float], losses: Sequence[float]) -> float:
+    """`max_t [L(t) - ((1 - t) L(0) + t L(1))]`, by its definition."""
+    first, last = losses[0], losses[-1]
+    worst = -math.inf
+    for t, loss in zip(ts, losses, strict=True):
+        worst = max(worst, loss - ((1 - t) * first + t * last))
+    return worst
+
+
+# augmentation -------------------------------------------------------------------------------
+
+
+def crop(image: Tensor, dy: int, dx: int, flip: bool, padding: int) -> Tensor:
+    """The window at `(dy, dx)` of the zero-padded image `[c, h, w]`, mirrored if `flip`."""
+    c, h, w = image.shape
+    window = torch.zeros(c, h, w)
+    for channel in range(c):
+        for row in range(h):
+            for column in range(w):
+                i, j = row + dy - padding, column + dx - padding
+                if 0 <= i < h and 0 <= j < w:
+                    target = w - 1 - column if flip else column
+                    window[channel, row, target] = image[channel, i, j]
+    return window
+
+
+# training -----------------------------------------------------------------------------------
+
+
+def learning_rate(schedule: str, lr: float, step: int, total: int) -> float:
+    """The formulas of the three schedules."""
+    s = step / total
+    if schedule == "constant":
+        return lr
+    if schedule == "cosine":
+        return 0.5 * lr * (1 + math.cos(math.pi * s))
+    if s < 0.3:  # a half wave from lr / 25 up to lr ...
+        low, share = lr / 25, s / 0.3
+        return low + (lr - low) * math.sin(math.pi * share / 2) ** 2
+    return lr * math.cos(math.pi * (s - 0.3) / 0.7 / 2) ** 2  # ... and one down to 0
+
+
+def sgd(lr: float, momentum: float, decay: float) -> Callable[[Arrays, Arrays, dict], None]:
+    """`v ← μ v + (g + λ w)`, `w ← w - lr v`."""
+
+    def step(w: Arrays, g: Arrays, state: dict) -> None:
+        for name in w:
+            gradient = g[name] + decay * w[name]
+            state[name] = momentum * state.get(name, 0.0) + gradient
+            w[name] = w[name] - lr * state[name]
+
+    return step
+
+
+def adam(lr: float, decay: float, apart: bool) -> Callable[[Arrays, Arrays, dict], None]:
+    """Adam with its usual constants; `apart` keeps the decay out of the gradient (AdamW)."""
+
+    def step(w: Arrays, g: Arrays, state: dict) -> None:
+        state["k"] = state.get("k", 0) + 1
+        k = state["k"]
+        for name in w:
+            gradient = g[name] if apart else g[name] + decay * w[name]
+            m, v = state.get(name, (0.0, 0.0))
+            m = 0.9 * m + 0.1 * gradient
+            v = 0.999 * v + 0.001 * gradient**2
+            state[name] = m, v
+            if apart:
+                w[name] = w[name] - lr * decay * w[name]
+            w[name] = w[name] - lr * (m / (1 - 0.9**k)) / (np.sqrt(v / (1 - 0.999**k)) + 1e-8)
+
+    return step
+
+
+def train_mlp(
+    weights: Mapping[str, Tensor],
+    batches: Sequence[tuple[Tensor, Tensor]],
+    step: Callable[[Arrays, Arrays, dict], None],
+) -> Arrays:
+    """Train `linear1, relu, linear2, relu, ..., output` on batches, the gradient by hand."""
+    w = {name: tensor.double().numpy().copy() for name, tensor in weights.items()}
+    layers = [name.removesuffix(".weight") for name in w if name.endswith(".weight")]
+    state: dict = {}
+    for x, y in batches:
+        inputs = [x.double().flatten(1).numpy()]
+        for layer in layers[:-1]:
+            z = inputs[-1] @ w[f"{layer}.weight"].T + w[f"{layer}.bias"]
+            inputs.append(np.maximum(z, 0))
+        logits = inputs[-1] @ w[f"{layers[-1]}.weight"].T + w[f"{layers[-1]}.bias"]
+        e = np.exp(logits - logits.max(1, keepdims=True))
+        slope = e / e.sum(1, keepdims=True)
+        for i, label in enumerate(y.tolist()):
+            slope[i, label] -= 1
+        slope /= len(y)
+        gradient: Arrays = {}
+        for layer, h in zip(reversed(layers), reversed(inputs), strict=True):
+            gradient[f"{layer}.weight"] = slope.T @ h
+            gradient[f"{layer}.bias"] = slope.sum(0)
+            slope = (slope @ w[f"{layer}.weight"]) * (h > 0)
+        step(w, gradient, state)
+    return w
