@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -157,13 +158,16 @@ class Data:
         y = self.train.y.clone()
         chosen, shift = chosen.to(y.device), shift.to(y.device)
         y[chosen] = (y[chosen] + shift) % classes
-        return self._changed(
-            f"label_noise({fraction}, seed={seed})", train=Split(self.train.x, y)
-        )
+        return self._changed(f"label_noise({fraction}, seed={seed})", train=Split(self.train.x, y))
 
-    def _changed(self, change: str, **parts: Split) -> Data:
-        fingerprint = hashlib.sha256(f"{self.fingerprint} {change}".encode()).hexdigest()[:16]
-        return replace(self, name=f"{self.name} {change}", fingerprint=fingerprint, **parts)
+    def _changed(self, change: str, train: Split | None = None, test: Split | None = None) -> Data:
+        return replace(
+            self,
+            train=train or self.train,
+            test=test or self.test,
+            name=f"{self.name} {change}",
+            fingerprint=hashlib.sha256(f"{self.fingerprint} {change}".encode()).hexdigest()[:16],
+        )
 
 
 def default_device() -> torch.device:
@@ -348,7 +352,7 @@ def _download(name: str, file: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             sets = {part: make(folder, train=part == "train", download=True)
                     for part in ("train", "test")}  # fmt: skip
-            arrays = {}
+            arrays: dict[str, Any] = {}
             for part, images in sets.items():
                 arrays[f"x_{part}"] = np.asarray(images.data, dtype=np.uint8)
                 arrays[f"y_{part}"] = np.asarray(images.targets, dtype=np.int64)
@@ -367,7 +371,7 @@ def _download(name: str, file: Path) -> None:
 
 def _shaped(data: Data, size: int | None, channels: int | None) -> Data:
     c, h, w = data.shape
-    if size is not None and size != h:
+    if size is not None and (size, size) != (h, w):
         if size < 1:
             raise ValueError(f"expected a size of at least 1 pixel, found {size}")
 

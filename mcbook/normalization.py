@@ -75,8 +75,8 @@ def measure_statistics_(model: nn.Module, x: Tensor, batch_size: int | None = No
                 _in_batches(model, layer, count, x.split(batch_size))
 
 
-class _Stop(Exception):  # noqa: N818  (not an error: the rest of the forward pass is not needed)
-    pass
+class _Stop(Exception):
+    """Not an error: the rest of the forward pass is not needed."""
 
 
 def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
@@ -84,7 +84,10 @@ def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
 
 
 def _hooked(
-    model: nn.Module, layers: list[_BatchNorm], hook: Callable[[_BatchNorm, Tensor], None], x: Tensor
+    model: nn.Module,
+    layers: list[_BatchNorm],
+    hook: Callable[[_BatchNorm, Tensor], None],
+    x: Tensor,
 ) -> None:
     """One forward pass with `hook(layer, input)` before each of `layers`."""
     handles = [
@@ -120,7 +123,7 @@ def _probe(
 
 
 def _in_one_pass(model: nn.Module, layers: list[_BatchNorm], x: Tensor) -> None:
-    """All images at once: each layer takes its statistics from the very input it is about to use."""
+    """All images at once: each layer takes its statistics from the input it is about to use."""
 
     def take(layer: _BatchNorm, z: Tensor) -> None:
         variance, mean = torch.var_mean(z, dim=_others(z), correction=0)
@@ -163,6 +166,7 @@ def _others(z: Tensor) -> list[int]:
 
 
 def _store(layer: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
-    assert layer.running_mean is not None and layer.running_var is not None
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
     layer.running_mean.copy_(mean)
     layer.running_var.copy_(variance)

@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from .checkout import package_checkout
+from .checkout import NoCheckoutError, package_checkout
 from .errors import DamagedFileError, UnknownNameError
 from .files import write_atomic
 from .provenance import provenance as this_run
@@ -95,14 +95,14 @@ def save_record(
     Raises:
         ValueError: the name or the table cannot be saved.
         TypeError: a value cannot be saved.
-        FileNotFoundError: no folder is given and the package is not imported
+        NoCheckoutError: no folder is given and the package is not imported
             from a checkout.
     """
     check_name(name)
     if folder is None:
         checkout = package_checkout()
         if checkout is None:
-            raise FileNotFoundError(
+            raise NoCheckoutError(
                 f"record {name!r}: mcbook is installed apart from a checkout, so there is no "
                 "place for new records; say where with folder="
             )

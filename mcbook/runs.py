@@ -92,7 +92,7 @@ class Run:
         self.model = copy.deepcopy(model).to(data.train.x.device)
         self.start = _digest(self.model)
         if recipe.channels_last:
-            self.model.to(memory_format=torch.channels_last)
+            _arrange(self.model, torch.channels_last)
         self.optimizer = self._optimizer(self.model)
         self.steps_per_epoch = math.ceil(len(data.train) / recipe.batch_size)
         self.total = round(epochs * self.steps_per_epoch)
@@ -142,7 +142,8 @@ class Run:
     def result(self) -> nn.Module:
         """The trained module."""
         self.model.zero_grad(set_to_none=True)
-        model = copy.deepcopy(self.model).to(memory_format=torch.contiguous_format)
+        model = copy.deepcopy(self.model)
+        _arrange(model, torch.contiguous_format)
         columns = ["epoch", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy"]
         annotate(model, history=pd.DataFrame(self.rows, columns=columns))
         if not hasattr(model, "example_shape"):
@@ -273,6 +274,13 @@ class Run:
             state["state"].setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict(state)
         self.step, self.rows, self.seen = header["step"], header["rows"], header["seen"]
+
+
+def _arrange(model: nn.Module, memory_format: torch.memory_format) -> None:
+    """Lay out the kernels of convolutions in memory; their values stay the same."""
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
 def _digest(model: nn.Module) -> str:

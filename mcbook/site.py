@@ -125,10 +125,7 @@ def _fill_in(book: Path, fresh: Path | None) -> None:
     pages = {page: page.read_text(encoding="utf-8") for page in sorted(book.rglob("*.md"))}
     shown = {
         page: [
-            word
-            for kind, words in _MARK.findall(text)
-            if kind == "api"
-            for word in words.split()
+            word for kind, words in _MARK.findall(text) if kind == "api" for word in words.split()
         ]
         for page, text in pages.items()
     }
@@ -144,7 +141,11 @@ def _fill_in(book: Path, fresh: Path | None) -> None:
                 return api_section(words, [word for each in shown.values() for word in each])
             if kind == "names":
                 return names_section(
-                    {other: (_title(pages[other]), shown[other]) for other in pages if shown[other]},
+                    {
+                        other: (_title(pages[other]), shown[other])
+                        for other in pages
+                        if shown[other]
+                    },
                     page.parent,
                 )
             line = text[: mark.start()].count("\n") + 1

@@ -97,7 +97,7 @@ def status_section(status: Mapping[str, Any] | None, book: Path) -> str:
         rows.append((link, outcome, _duration(chapter.get("seconds")), *_verdicts(chapter)))
     text += markdown_table(head, rows)
     text += (
-        "\n\nA *claim* is a verdict cell of a chapter. \"Known not to\" are claims of a paper "
+        '\n\nA *claim* is a verdict cell of a chapter. "Known not to" are claims of a paper '
         "that this setting does not bear out, and whose chapter says so; a *surprise* is a "
         "claim that came out other than the chapter says.\n\n## The machine they ran on\n\n"
     )
@@ -138,7 +138,7 @@ def provenance_section(folder: Path | None = None) -> str:
         columns = ", ".join(f"`{column}`" for column in record.table.columns)
         sections.append(
             f"## Record {record.name}\n\n"
-            f"`mc.load_record(\"{record.name}\")`: {_number(len(record.table), 'row')} of "
+            f'`mc.load_record("{record.name}")`: {_number(len(record.table), "row")} of '
             f"{columns}.\n\n" + _facts(record.provenance)
         )
     return "\n\n".join(sections) + "\n"

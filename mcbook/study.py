@@ -236,7 +236,10 @@ def run(
     Raises:
         UnknownNameError: there is no study of that name.
         StudyError: a study file lacks something.
+        NoCheckoutError: no `results` are given and there is no checkout.
     """
+    # Before anything runs: rows that cannot be saved are no use.
+    results = results or find_checkout().results
     made = []
     for file in find_studies(names, folder).values():
         study = load_study(file)
@@ -248,7 +251,7 @@ def run(
     return made
 
 
-def _is_made(study: Study, results: Path | None) -> bool:
+def _is_made(study: Study, results: Path) -> bool:
     try:
         record = _record(study.name, results)
     except DamagedFileError:
@@ -256,7 +259,7 @@ def _is_made(study: Study, results: Path | None) -> bool:
     return record is not None and record.provenance.get("study_hash") == study.hash
 
 
-def _run_study(study: Study, results: Path | None, keep: bool, fresh: bool, progress: bool) -> Path:
+def _run_study(study: Study, results: Path, keep: bool, fresh: bool, progress: bool) -> Path:
     done, stale = ({}, []) if fresh else _finished(study, keep)
     if stale:
         print(
@@ -295,7 +298,7 @@ def _run_study(study: Study, results: Path | None, keep: bool, fresh: bool, prog
     return file
 
 
-def _record(name: str, results: Path | None) -> Record | None:
+def _record(name: str, results: Path) -> Record | None:
     return load_record(name, results) if name in list_records(results) else None
 
 
@@ -307,13 +310,14 @@ def status(
     Args:
         names: which studies; all by default.
         folder: of the study files.
-        results: of the records; those of the package by default.
+        results: of the records; by default `mcbook/results/` of the checkout.
 
     Returns:
         A row for each: name, jobs (done/all), record ("yes", "no" or
         "damaged"), created, commit, and changed ("yes" when the study file is
         no longer the one that made the record).
     """
+    results = results or find_checkout().results
     rows = []
     for name, file in find_studies(names, folder).items():
         study = load_study(file)

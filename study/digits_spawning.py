@@ -53,7 +53,8 @@ def run(shared: float, pair: int) -> list[dict[str, Any]]:
         for split in ("train", "test")
         for what in ("loss", "accuracy")
     }
-    row |= {f"test_accuracy_{end}": mc.evaluate(m, data.test)[1] for end, m in zip("ab", (a, b), strict=True)}
+    for end, network in (("a", a), ("b", b)):
+        row[f"test_accuracy_{end}"] = mc.evaluate(network, data.test)[1]
     distance = float(found.table["distance_b"].iloc[0])
     return [{"shared": float(shared), "pair": pair, "distance": distance, **row}]
 

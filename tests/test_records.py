@@ -10,6 +10,7 @@ import pytest
 import mcbook.checkout
 import mcbook.files
 import mcbook.records
+from mcbook.checkout import NoCheckoutError
 from mcbook.errors import DamagedFileError, UnknownNameError
 from mcbook.records import Record, list_records, load_record, save_record
 
@@ -159,7 +160,7 @@ def test_by_default_records_go_to_the_checkout_and_come_from_the_package(tmp_pat
 
 def test_without_a_checkout_a_folder_must_be_given(monkeypatch):
     monkeypatch.setattr(mcbook.records, "package_checkout", lambda: None)
-    with pytest.raises(FileNotFoundError, match="say where with folder="):
+    with pytest.raises(NoCheckoutError, match="say where with folder="):
         save_record("a", TABLE)
 
 

@@ -8,13 +8,16 @@ A Sphinx extension (loaded through `local_extensions` in `_config.yml`).  It
 * removes scripts that the theme's stack adds twice, or that would reach out
   to other hosts;
 * offers "Open in Colab" on notebooks, and on nothing else;
+* links every description in the API pages to its code;
 * repairs what an accessibility checker finds in the theme's markup;
 * keeps only the part of MathJax that the pages load.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,9 +49,8 @@ _REPAIRS = [
     ),
     # The arrows of the chapter list need a name.
     (
-        r'<a class="reference internal" href="([^"]*)">([^<]+)</a><details([^>]*)><summary>',
-        r'<a class="reference internal" href="\1">\2</a><details\3>'
-        r'<summary aria-label="Pages under \2">',
+        r'(<a class="(?:current )?reference internal" href="[^"]*">)([^<]+)</a>(<details[^>]*>)<summary>',
+        r'\1\2</a>\3<summary aria-label="Pages under \2">',
     ),
     # Two navigation landmarks on a page need two names.
     (r'<nav class="bd-toc-nav page-toc">', '<nav class="bd-toc-nav page-toc" aria-label="Contents">'),
@@ -66,8 +68,30 @@ _REPAIRS = [(re.compile(pattern), new) for pattern, new in _REPAIRS]
 
 
 def configure(app: Sphinx, config: Config) -> None:
-    """Theme options that `_config.yml` cannot set without losing others."""
-    config.html_theme_options.setdefault("logo", {}).setdefault("text", config.html_title)
+    """Set what `_config.yml` cannot: a function, and theme options beside others."""
+    options = config.html_theme_options
+    options.setdefault("logo", {}).setdefault("text", config.html_title)
+    blob = f"{options['repository_url']}/blob/{options['repository_branch']}"
+
+    def source_address(domain: str, info: dict[str, str]) -> str | None:
+        """Where the code of a documented object is published."""
+        if domain != "py" or not info["module"]:
+            return None
+        value: Any = sys.modules.get(info["module"])
+        for name in info["fullname"].split("."):
+            value = getattr(value, name, None)
+        value = inspect.unwrap(value.fget if isinstance(value, property) else value)
+        if not (inspect.isclass(value) or inspect.isroutine(value)):
+            return None
+        if not value.__module__.startswith("mcbook"):
+            return None
+        lines, start = inspect.getsourcelines(value)
+        file = inspect.getsourcefile(value) or ""
+        package = Path(sys.modules["mcbook"].__file__ or "").parent
+        path = Path(file).relative_to(package.parent).as_posix()
+        return f"{blob}/{path}#L{start}-L{start + len(lines) - 1}"
+
+    config.linkcode_resolve = source_address
 
 
 def fill_tokens(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -121,6 +145,16 @@ def place_colab_button(
         context["header_buttons"] = others
 
 
+# A signature of several lines: Sphinx writes definitions that define no term.
+_SIGNATURE = re.compile(r'<dl>\n((?:<dd><em class="sig-param">.*</dd>\n)+)</dl>')
+
+
+def _lines(signature: re.Match[str]) -> str:
+    """The same parameters as plain lines."""
+    rows = signature[1].replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
+    return f'<span class="sig-lines">\n{rows}</span>'
+
+
 def repair(page: str) -> str:
     """The markup of a page with the theme's known faults mended.
 
@@ -132,7 +166,7 @@ def repair(page: str) -> str:
     """
     for pattern, new in _REPAIRS:
         page = pattern.sub(new, page)
-    return page
+    return _SIGNATURE.sub(_lines, page)
 
 
 def repair_pages(app: Sphinx, exception: Exception | None) -> None:
@@ -161,6 +195,7 @@ def prune(app: Sphinx, exception: Exception | None) -> None:
     unused += static.rglob("*.map")
     unused += static.glob("vendor/fontawesome/*/js/*")
     unused += static.glob("sphinx-thebe.*")
+    unused += static.glob("*webpack-macros.html")
     for file in unused:
         file.unlink()
     for folder in sorted(static.rglob("*"), reverse=True):

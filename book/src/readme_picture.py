@@ -58,9 +58,8 @@ def _draw(
         left.plot(*corners[:2].T, color=wall, linewidth=2.5)
         left.plot(*corners.T, "o", color=ink, markersize=8, markeredgecolor="white")
         for name, (x, y) in zip("ABC", corners, strict=True):
-            left.annotate(
-                name, (x, y), (0, 9), textcoords="offset points", ha="center", weight="bold", size=13
-            )
+            place = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center"}
+            left.annotate(name, (x, y), weight="bold", size=13, **place)
         left.set(aspect="equal", xticks=[], yticks=[])
         left.set_title("a plane through three trained networks", fontsize=11)
         t, y = measured.table["t"], measured.table["test_loss"]

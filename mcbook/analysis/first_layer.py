@@ -22,8 +22,8 @@ __all__ = ["FirstLayer"]
 _MEMORY = 512 * 2**20
 
 
-class _Recorder(Exception):  # noqa: N818  (not an error: it carries the layer's input out)
-    pass
+class _Recorder(Exception):
+    """Not an error: it carries the first layer's name and input out of the forward pass."""
 
 
 class FirstLayer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -90,11 +90,11 @@ class Profile:
         """
         return float(self.table["t"].iloc[int(self.excess(split, what).argmax())])
 
-    def plot(self, **options: object) -> Figure:
+    def plot(self, **options: Any) -> Figure:
         """Draw the profile; see `mcbook.viz.plots.plot_profile` for the options."""
         from ..viz.plots import plot_profile
 
-        return plot_profile(self, **options)  # type: ignore[arg-type]
+        return plot_profile(self, **options)
 
     def _values(self, split: str, what: str) -> np.ndarray:
         column = f"{split}_{what}"
@@ -107,7 +107,8 @@ class Profile:
         """Where, how many points, and the barriers."""
         splits = [c.removesuffix("_loss") for c in self.table.columns if c.endswith("_loss")]
         barriers = ", ".join(f"{s} loss barrier {self.barrier(s):.3g}" for s in splits)
-        return f"Profile({self.path_kind} on {self.data_name}, {len(self.table)} points, {barriers})"
+        where = f"{self.path_kind} on {self.data_name}"
+        return f"Profile({where}, {len(self.table)} points, {barriers})"
 
 
 def profile(
@@ -154,9 +155,7 @@ def profile(
     grid = sorted({*np.linspace(0, 1, points).tolist(), *path.knots})
     ends = [path.at(0.0), path.at(1.0)]
     parameters = [name for name, _ in model.named_parameters()]
-    first = {
-        split: FirstLayer.of(path, part.x, batch_size) for split, part in chosen.items()
-    }
+    first = {split: FirstLayer.of(path, part.x, batch_size) for split, part in chosen.items()}
     rows = []
     with Bar(len(grid), "profile", progress) as bar:
         for t in grid:

@@ -50,8 +50,6 @@ def _import_torchvision() -> None:
             del sys.modules[module]
         fragment = torch.library.Library("torchvision", "FRAGMENT")
         fragment.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        fragment.define(
-            "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        )
+        fragment.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _kept.append(fragment)  # the schemas live as long as this object does
         importlib.import_module("torchvision")

@@ -40,7 +40,8 @@ def register(name: str) -> Callable[[Builder], Builder]:
 
     `shape` is the `(c, h, w)` of one image and `classes` the number of outputs.  The function
     returns the layers by name, in the order in which they are applied; their names become the
-    first part of every tensor's name.  It raises ValueError for a shape or option it cannot take, saying what it expected.
+    first part of every tensor's name.  It raises ValueError for a shape or option it cannot take,
+    saying what it expected.
     """
 
     def keep(builder: Builder) -> Builder:
@@ -115,9 +116,7 @@ def build_from(architecture: dict[str, Any], seed: int = 0) -> Network:
     builder = _BUILDERS[name]
     for option in options:
         if option not in _options(builder):
-            raise UnknownNameError(
-                f"option of {name}", option, [*_options(builder), "standardize"]
-            )
+            raise UnknownNameError(f"option of {name}", option, [*_options(builder), "standardize"])
     shape: Sequence[int] = architecture["shape"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

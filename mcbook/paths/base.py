@@ -13,6 +13,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path as File
 from typing import Any, ClassVar
 
@@ -63,7 +64,7 @@ class Path(ABC):
         for i, whose in ((0, "A"), (-1, "B")):
             weights.check_finite({name: p[i] for name, p in control_points.items()}, whose)
         knots = tuple(float(t) for t in knots)
-        if knots[0] != 0 or knots[-1] != 1 or any(s >= t for s, t in zip(knots, knots[1:])):  # noqa: B905
+        if knots[0] != 0 or knots[-1] != 1 or any(s >= t for s, t in pairwise(knots)):
             raise ValueError(f"expected increasing knots from 0 to 1, found {list(knots)}")
         self.control_points, self.knots = control_points, knots
         self._fixed = {name: x.clone() for name, x in start.items() if name not in moving}

@@ -90,7 +90,7 @@ def test_path_slider_moves_by_keyboard_and_agrees_with_the_profile(running, tmp_
                 assert f"{100 * accuracy:.1f}\u00a0%" in text
                 assert re.search(r"\d\.\d{3}", text)
             heard.add(said)
-        assert len(heard) == 7
+        assert len(heard) == 6  # one place is visited twice
         record.check()
 
 
@@ -140,7 +140,7 @@ def test_several_paths_share_one_slider(running, tmp_path, both_html):
         slider.press("ArrowRight")
         for name, split in (("as trained", "test"), ("spawned", "train"), ("as trained", "train")):
             page.get_by_role("radio", name=name).check()
-            page.get_by_role("radio", name=split).check()
+            page.get_by_role("radio", name=split, exact=True).check()
             expected = at(tables[name], f"{split}_loss", 0.51)
             assert numbers(root)["loss"] == pytest.approx(expected, rel=1e-3)
         assert page.locator("svg.mcw-chart").first.locator("polyline").count() == 2
