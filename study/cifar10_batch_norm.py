@@ -1,8 +1,8 @@
 """Batch norm on the line between two convolutional networks trained on CIFAR-10.
 
 The package's `convnet` (three blocks, 16, 32 and 64 feature maps, batch norm), standardised images,
-SGD with a cosine schedule from 0.1, weight decay 0.0005, five epochs in bfloat16; three pairs.  Each
-row is a point of a profile on the test images (float32), with the statistics re-estimated on
+SGD with a cosine schedule from 0.1, weight decay 0.0005, five epochs in bfloat16; three pairs.
+Each row is a point of a profile on the test images (float32), with the statistics re-estimated on
 10,000 training images (`reset`) or interpolated like weights (`none`).
 """
 

@@ -118,7 +118,8 @@ def follows(file: Path, value: float, page: Page, seconds: float = 10) -> None:
 
 def run_all(page: Page) -> None:
     """Run all cells by the menu, as a reader does."""
-    expect(page.locator(".jp-Notebook")).to_be_visible(timeout=20_000)
+    # before the kernel is there, running would only ask which one to take
+    expect(page.get_by_role("button", name="| Idle")).to_be_visible(timeout=30_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
