@@ -190,14 +190,13 @@ def _run_builder(staged: Path, root: Path, log: Path) -> int:
 
 
 def _complaint(code: int, log: Path) -> str:
-    """What went wrong: the warnings, then the end of the log."""
+    """What went wrong: the warnings, or else the end of the log."""
     lines = _COLOURS.sub("", log.read_text(encoding="utf-8", errors="replace")).splitlines()
     warnings = [line for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL)\b", line)]
-    tail = [line for line in lines if line.strip()][-20:]
-    shown = [*warnings[:20], "...", *tail] if warnings else tail
+    shown = list(dict.fromkeys(warnings))[:20] or [line for line in lines if line.strip()][-25:]
     return (
         f"the site was not built (jupyter-book ended with {code}; "
-        f"{len(warnings)} warnings, and a warning is an error). All of it: {log}\n"
+        f"{len(set(warnings))} warnings, and a warning is an error). All of it: {log}\n"
         + "\n".join(f"  {line}" for line in shown)
     )
 

@@ -8,10 +8,8 @@ on the day it is written, and moving it to a better page is one word there.
 from __future__ import annotations
 
 import ast
-import importlib.util
 import inspect
 import os
-import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,29 +19,20 @@ from mcbook.site_pages import markdown_table
 __all__ = ["api_section", "modules", "names_section"]
 
 
-def modules(package: str = "mcbook") -> dict[str, Path]:
-    """Every public module of the package.
-
-    Args:
-        package: the package to walk.
+def modules() -> dict[str, Path]:
+    """Every public module and package of mcbook.
 
     Returns:
-        Its modules' files by name, sorted by name; names with a leading
-        underscore, and `__main__`, are left out.
+        Their files by name, sorted by name; names with a leading underscore,
+        `__main__` among them, are left out.
     """
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        return {}
-    found = {package: Path(spec.origin)}
-    for folder in spec.submodule_search_locations or ():
-        for entry in pkgutil.iter_modules([folder]):
-            if entry.name.startswith("_"):
-                continue
-            name = f"{package}.{entry.name}"
-            if entry.ispkg:
-                found |= modules(name)
-            else:
-                found[name] = Path(folder, f"{entry.name}.py")
+    package = Path(mcbook.__file__).parent
+    found = {}
+    for file in package.rglob("*.py"):
+        place = file.parent if file.name == "__init__.py" else file.with_suffix("")
+        parts = ("mcbook", *place.relative_to(package).parts)
+        if not any(part.startswith("_") for part in parts):
+            found[".".join(parts)] = file
     return dict(sorted(found.items()))
 
 
@@ -143,10 +132,7 @@ def _exported() -> dict[str, tuple[str, str, str]]:
     """The package's public names: their module, their kind, their first line."""
     found = {}
     for name in sorted(getattr(mcbook, "__all__", ()), key=str.lower):
-        try:
-            value = getattr(mcbook, name)
-        except (ModuleNotFoundError, AttributeError):  # DEVELOPMENT ONLY
-            continue
+        value = getattr(mcbook, name)
         if inspect.ismodule(value):
             found[name] = (value.__name__, "module", _first_line(value.__doc__))
         elif inspect.isclass(value) or inspect.isroutine(value):

@@ -126,7 +126,7 @@ def provenance_section(folder: Path | None = None) -> str:
         commit = str(facts.get("commit") or "not recorded")
         rows.append(
             (
-                f"[{record.name}](#record-{record.name.replace('_', '-')})",
+                f"[{record.name}](#record-{record.name})",
                 len(record.table),
                 facts.get("created", "not recorded"),
                 machine or "not recorded",
@@ -137,7 +137,7 @@ def provenance_section(folder: Path | None = None) -> str:
     for record in records:
         columns = ", ".join(f"`{column}`" for column in record.table.columns)
         sections.append(
-            f"## Record {record.name}\n\n"
+            f"(record-{record.name})=\n## Record {record.name}\n\n"
             f'`mc.load_record("{record.name}")`: {_number(len(record.table), "row")} of '
             f"{columns}.\n\n" + _facts(record.provenance)
         )

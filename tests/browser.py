@@ -27,9 +27,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-ADVICE = (
-    "no browser for the page tests: install Chromium or Chrome, or run `playwright install chromium`"
-)
+ADVICE = "no browser for page tests: install Chromium, or run `playwright install chromium`"
 
 
 class NoBrowserError(RuntimeError):

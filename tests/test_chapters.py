@@ -93,9 +93,7 @@ def test_the_kernel_is_this_very_python(tmp_path, monkeypatch):
     content = {"argv": argv, "display_name": "Other", "language": "python"}
     (spec / "kernel.json").write_text(json.dumps(content))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    text = code(
-        "import os, sys\nprint(sys.executable, os.getcwd(), os.environ['MCBOOK_PROGRESS'])"
-    )
+    text = code("import os, sys\nprint(sys.executable, os.getcwd(), os.environ['MCBOOK_PROGRESS'])")
     checkout = make_checkout(tmp_path / "top", {"01_a": text})
     (done,) = run(checkout=checkout, progress=False)
     output = nbformat.read(done.file, as_version=4).cells[-1].outputs[0].text
@@ -269,9 +267,7 @@ def test_a_damaged_notebook_is_named(checkout):
 
 def test_the_set_up_cell_is_filled_in_and_a_release_needs_no_run(checkout):
     (setup,) = [
-        cell
-        for cell in read(checkout).cells
-        if "colab-setup" in cell.metadata.get("tags", ())
+        cell for cell in read(checkout).cells if "colab-setup" in cell.metadata.get("tags", ())
     ]
     assert f'%pip install -q "mcbook[book] @ git+{URL}@v9.8.7"' in setup.source
     assert '"google.colab" in sys.modules' in setup.source

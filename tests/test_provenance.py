@@ -12,9 +12,9 @@ from mcbook.provenance import machine, package_version, provenance
 def test_says_what_ran_where():
     facts = provenance()
     assert list(facts)[:3] == ["created", "package", "commit"]
-    assert datetime.date.fromisoformat(facts["created"]) <= datetime.datetime.now(
-        datetime.UTC
-    ).date()
+    assert (
+        datetime.date.fromisoformat(facts["created"]) <= datetime.datetime.now(datetime.UTC).date()
+    )
     assert facts["python"] == platform.python_version()
     assert facts["torch"] == torch.__version__
     assert facts["cpu"]

@@ -35,7 +35,7 @@ _MATHJAX_KEPT = ("tex-chtml.js", "output/chtml/fonts", "input/tex/extensions")
 
 # (pattern, replacement), each applied to the finished markup of every page.
 # All are idempotent: a page may meet them twice.
-_REPAIRS = [
+_PATTERNS = [
     # Fonts are preloaded with `crossorigin`, which browsers refuse for pages
     # opened from a folder; the style sheet loads the same fonts anyway.
     (r'<link rel="preload" as="font"[^>]*>\s*', ""),
@@ -49,11 +49,15 @@ _REPAIRS = [
     ),
     # The arrows of the chapter list need a name.
     (
-        r'(<a class="(?:current )?reference internal" href="[^"]*">)([^<]+)</a>(<details[^>]*>)<summary>',
-        r'\1\2</a>\3<summary aria-label="Pages under \2">',
+        r'(<a class="(?:current )?reference internal" href="[^"]*">)([^<]+)'
+        r"(</a><details[^>]*>)<summary>",
+        r'\1\2\3<summary aria-label="Pages under \2">',
     ),
     # Two navigation landmarks on a page need two names.
-    (r'<nav class="bd-toc-nav page-toc">', '<nav class="bd-toc-nav page-toc" aria-label="Contents">'),
+    (
+        r'<nav class="bd-toc-nav page-toc">',
+        '<nav class="bd-toc-nav page-toc" aria-label="Contents">',
+    ),
     # Roles that were withdrawn, and a list whose children are not list items.
     (r' role="doc-biblioentry"', ' role="listitem"'),
     # The theme writes one viewport line more than Sphinx does.
@@ -64,13 +68,15 @@ _REPAIRS = [
     # A corner of a table that heads nothing is no header.
     (r"<th></th>", "<td></td>"),
 ]
-_REPAIRS = [(re.compile(pattern), new) for pattern, new in _REPAIRS]
+_REPAIRS = [(re.compile(pattern), new) for pattern, new in _PATTERNS]
 
 
 def configure(app: Sphinx, config: Config) -> None:
     """Set what `_config.yml` cannot: a function, and theme options beside others."""
     options = config.html_theme_options
-    options.setdefault("logo", {}).setdefault("text", config.html_title)
+    logo = options.setdefault("logo", {})
+    logo.setdefault("text", config.html_title)
+    logo.setdefault("alt_text", "Logo: two basins, and a path around the wall between them.")
     blob = f"{options['repository_url']}/blob/{options['repository_branch']}"
 
     def source_address(domain: str, info: dict[str, str]) -> str | None:
@@ -80,11 +86,12 @@ def configure(app: Sphinx, config: Config) -> None:
         value: Any = sys.modules.get(info["module"])
         for name in info["fullname"].split("."):
             value = getattr(value, name, None)
-        value = inspect.unwrap(value.fget if isinstance(value, property) else value)
+        value = value.fget if isinstance(value, property) else value
         if not (inspect.isclass(value) or inspect.isroutine(value)):
             return None
-        if not value.__module__.startswith("mcbook"):
+        if not str(value.__module__).startswith("mcbook"):
             return None
+        value = inspect.unwrap(value)
         lines, start = inspect.getsourcelines(value)
         file = inspect.getsourcefile(value) or ""
         package = Path(sys.modules["mcbook"].__file__ or "").parent
@@ -92,6 +99,34 @@ def configure(app: Sphinx, config: Config) -> None:
         return f"{blob}/{path}#L{start}-L{start + len(lines) - 1}"
 
     config.linkcode_resolve = source_address
+
+
+def skip_borrowed(
+    app: Sphinx, what: str, name: str, value: object, skip: bool, options: object
+) -> bool | None:
+    """Describe a name where it is defined, not again where a module re-exports it."""
+    home = getattr(value, "__module__", None)
+    here = app.env.temp_data.get("autodoc:module")
+    borrowed = what == "module" and str(home).startswith("mcbook") and home != here
+    return True if borrowed else None
+
+
+def draw_tables(
+    app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
+) -> None:
+    """Turn the Markdown tables of a docstring into what Sphinx reads as tables."""
+    done: list[str] = []
+    for place, line in enumerate(lines):
+        if not line.startswith("|"):
+            done.append(line)
+        elif set(line) <= set("|-: "):
+            continue
+        else:
+            if place == 0 or not lines[place - 1].startswith("|"):
+                done += [".. list-table::", "   :header-rows: 1", ""]
+            first, *others = (cell.strip() for cell in line.strip("|").split("|"))
+            done += [f"   * - {first}", *(f"     - {cell}" for cell in others)]
+    lines[:] = done
 
 
 def fill_tokens(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -189,8 +224,7 @@ def prune(app: Sphinx, exception: Exception | None) -> None:
     unused = [
         file
         for file in mathjax.rglob("*")
-        if file.is_file()
-        and not file.relative_to(mathjax).as_posix().startswith(_MATHJAX_KEPT)
+        if file.is_file() and not file.relative_to(mathjax).as_posix().startswith(_MATHJAX_KEPT)
     ]
     unused += static.rglob("*.map")
     unused += static.glob("vendor/fontawesome/*/js/*")
@@ -207,6 +241,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Connect everything to Sphinx's events."""
     app.connect("config-inited", configure)
     app.connect("source-read", fill_tokens)
+    app.connect("autodoc-skip-member", skip_borrowed)
+    app.connect("autodoc-process-docstring", draw_tables)
     app.connect("html-page-context", tidy_scripts, priority=900)
     app.connect("html-page-context", place_colab_button, priority=900)
     app.connect("build-finished", repair_pages, priority=900)

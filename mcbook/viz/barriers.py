@@ -131,8 +131,8 @@ def plot_barriers(
         if sizes != {1}:
             few = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
             caption = (
-                f"Small dots: single pairs ({few} at every point). Large marks: their mean with its "
-                f"{100 * level:g} % interval (Student's t); a single pair has none."
+                f"Small dots: single pairs ({few} at every point). Large marks: their mean "
+                f"with its {100 * level:g} % interval (Student's\u00a0t); a single pair has none."
             )
             if min(sizes) > 1:
                 caption = caption.replace("; a single pair has none", "")

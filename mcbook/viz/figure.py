@@ -106,7 +106,9 @@ class Figure:
                 f"expected alt text that says what the figure shows, with numbers; found {alt!r}"
             )
         if not re.fullmatch(r"[\w.-]+", name):
-            raise ValueError(f"expected a file name of letters, digits, '-' and '.': found {name!r}")
+            raise ValueError(
+                f"expected a name of letters, digits, '-', '_' and '.', found {name!r}"
+            )
         self.alt = " ".join(alt.split())
         self.caption = caption
         self.table = None if table is None else _as_table(table)
@@ -126,28 +128,37 @@ class Figure:
     def html(self) -> str:
         """The figure as HTML that needs nothing else.
 
+        Viewers that take style sheets and SVG away (JupyterLab, as long as a
+        notebook is not trusted) are left with a still picture: `hidden` then
+        conceals what remains of the drawing, else the style sheet brings the
+        drawing forth and puts the still away.
+
         Returns:
             A style sheet and a `<figure>` element.
         """
         colors = {value: f"var(--mc-{key},{value})" for key, value in LIGHT.items()}
         drawings = self._painted(colors, "currentColor", "var(--mc-paper)")
         alt = html.escape(self.alt)
-        named = f' role="img" aria-label="{alt}"'
         for drawing in drawings:
             width = float(drawing.attrib["viewBox"].split()[2])
             drawing.set("fill", "currentColor")
             drawing.set("stroke-linejoin", "round")
             drawing.set("style", f"max-width:{_SCALE * width:.0f}px")
+            drawing.set("aria-hidden", "true")
         images = "".join(svg.write(drawing) for drawing in drawings)
-        if len(drawings) == 1:
-            images = images.replace("<svg", f"<svg{named}", 1)
-        else:
-            images = images.replace("<svg", '<svg aria-hidden="true"')
-            images = f'<div class="mc-panels"{named}>{images}</div>'
+        # within tags " only delimits, and ' needs no escape inside src="..."
+        still = re.sub(
+            "<[^>]+>", lambda tag: tag[0].replace("'", "&apos;").replace('"', "'"), self.svg()
+        )
+        still = urllib.parse.quote(still.strip(), safe=" /:;,=()'+-.")
         caption = f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
+        live = "mc-live" if len(drawings) == 1 else "mc-live mc-panels"
         return (
             f"<style>{_css()}</style>\n"
-            f'<figure class="mcbook-figure">{images}{caption}{self._numbers()}</figure>'
+            f'<figure class="mcbook-figure">'
+            f'<div class="{live}" role="img" aria-label="{alt}" hidden="hidden">{images}</div>'
+            f'<img class="mc-still" alt="{alt}" src="data:image/svg+xml,{still}"/>'
+            f"{caption}{self._numbers()}</figure>"
         )
 
     def svg(self, theme: Literal["light", "dark"] = "light") -> str:
@@ -226,7 +237,9 @@ class Figure:
         rows = self.table.iloc[_some(total, MOST_ROWS), _some(across, MOST_COLUMNS)]
         left_out = [
             f"{shown} of {there} {what}"
-            for shown, there, what in zip(rows.shape, (total, across), ("rows", "columns"), strict=True)
+            for shown, there, what in zip(
+                rows.shape, (total, across), ("rows", "columns"), strict=True
+            )
             if shown < there
         ]
         note = f"{' and '.join(left_out)}; the file has all. " if left_out else ""
@@ -262,13 +275,14 @@ class Figure:
             np.pad(p, ((0, height - len(p)), (0, 0), (0, 0)), constant_values=255) for p in pictures
         ]
         out = io.BytesIO()
-        imsave(out, np.concatenate(padded, axis=1), format="png", metadata={"Software": None})
+        nothing: Any = {"Software": None}
+        imsave(out, np.concatenate(padded, axis=1), format="png", metadata=nothing)
         return out.getvalue()
 
 
 def _draw(panel: MatplotlibFigure) -> Element:
     out = io.StringIO()
-    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    nothing: Any = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with figure_style():
         panel.savefig(out, format="svg", metadata=nothing, facecolor="none", edgecolor="none")
     return svg.clean(out.getvalue())

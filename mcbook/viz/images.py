@@ -55,8 +55,9 @@ def plot_images(
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     height, width = images.shape[1:3]
-    # a gap between images, and a line of text below each when there are names
-    gap, tile = 0.1, 1.0
+    # whole pixels between images, so that a row is one picture
+    between = max(1, round(width / 10))
+    gap, tile = between / width, 1.0
     line = 0.42 if true or guessed else 0.0
     aspect = height / width
     step_y = tile * aspect + gap + line
@@ -72,10 +73,12 @@ def plot_images(
         axes.set_xlim(0, total_w)
         axes.set_ylim(total_h, 0)
         size = min(10.5, 0.3 * page / total_w)
-        for index, image in enumerate(images):
+        for row in range(rows):
+            picture = _side_by_side(images[row * columns : (row + 1) * columns], between)
+            box = (0, picture.shape[1] / width, row * step_y + tile * aspect, row * step_y)
+            axes.imshow(picture, extent=box, interpolation="none")
+        for index in range(len(images)):
             left, top = (index % columns) * (tile + gap), (index // columns) * step_y
-            box = (left, left + tile, top + tile * aspect, top)
-            axes.imshow(image, extent=box, cmap="gray", vmin=0, vmax=1, interpolation="none")
             wrong = bool(true and guessed and true[index] != guessed[index])
             axes.add_patch(
                 Rectangle(
@@ -117,6 +120,16 @@ def _as_images(x: Tensor | np.ndarray) -> np.ndarray:
     if not 1 <= len(array) <= _MOST:
         raise ValueError(f"expected 1 to {_MOST} images, found {len(array)}")
     return np.clip(array, 0, 1)
+
+
+def _side_by_side(images: np.ndarray, between: int) -> np.ndarray:
+    """The images `[n, h, w]` or `[n, h, w, 3]` in a row, with nothing between them."""
+    colors = images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=-1)
+    count, height, width, _ = colors.shape
+    tiles = np.zeros((count, height, width + between, 4))
+    tiles[:, :, :width, :3] = colors
+    tiles[:, :, :width, 3] = 1.0
+    return np.concatenate(tiles, axis=1)[:, :-between]
 
 
 def _as_names(

@@ -1,7 +1,8 @@
 // Two small networks in the page: mixed and run on real images at every move of t.
 // payload: {title, data, split, step, classes, shape: [c, h, w], images: {bits, type, scale},
 // labels, shown: [indices], layers: [{inputs, outputs, relu}],
-// paths: [{name, knots: [t], weights: [base64], mean, std}]}
+// paths: [{name, knots: [t], weights: [base64], moments}]}; moments: [mean, std] per
+// channel that the networks standardise with, or null
 
 function bytesOf(text) {
   const raw = atob(text);
@@ -56,9 +57,10 @@ function network(path, layers, pixels, n, shape, labels) {
   const [channels, height, wide] = shape;
   const area = height * wide;
   const x = new Float32Array(pixels.length);
+  const [mean, std] = path.moments || [Array(channels).fill(0), Array(channels).fill(1)];
   for (let i = 0; i < x.length; i += 1) {
     const channel = Math.floor(i / area) % channels;
-    x[i] = path.mean ? (pixels[i] - path.mean[channel]) / path.std[channel] : pixels[i];
+    x[i] = (pixels[i] - mean[channel]) / std[channel];
   }
   const values = layers.map((layer) => new Float32Array(n * layer.outputs));
   const classes = layers[layers.length - 1].outputs;

@@ -46,7 +46,8 @@ def describe_mlp(model: nn.Module) -> dict[str, Any]:
     if not isinstance(model, nn.Sequential):
         raise IncompatibleError(f"{_EXPECTED}, found a {type(model).__name__}")
     layers: list[dict[str, Any]] = []
-    standardize, flat = None, False
+    standardize: str | None = None
+    flat = False
     for name, module in _steps(model):
         kind = type(module).__name__
         if kind == "Standardize" and standardize is None and not flat:
@@ -71,7 +72,7 @@ _EXPECTED = (
 )
 
 
-def _steps(model: nn.Sequential, prefix: str = "") -> list[tuple[str, nn.Module]]:
+def _steps(model: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
     """The modules of a sequence, and of the sequences in it, in their order, by full name."""
     steps: list[tuple[str, nn.Module]] = []
     for name, module in model.named_children():
@@ -118,14 +119,14 @@ def network_payload(
     x, y = (part[indices].cpu() for part in _split(data, split))
     entries = [_path_entry(str(name), one) for name, one in named.items()]
     layers = [entry.pop("layers") for entry in entries]
-    for name, other in zip(named, layers, strict=True):
+    for entry, other in zip(entries, layers, strict=True):
         if other != layers[0]:
             raise IncompatibleError(
                 f"expected paths of networks of one size, found {_sizes(layers[0])} in "
-                f"{next(iter(named))!r} and {_sizes(other)} in {name!r}"
+                f"{entries[0]['name']!r} and {_sizes(other)} in {entry['name']!r}"
             )
     _check_fit(layers[0], x, data)
-    payload = {
+    payload: dict[str, Any] = {
         "title": title or "Two networks, mixed and run in this page",
         "data": data.name,
         "split": split,
@@ -173,7 +174,8 @@ def _split(data: Data, split: str) -> tuple[Tensor, Tensor]:
 
 def _path_entry(name: str, path: Path) -> dict[str, Any]:
     """One path: the weights at its knots, flat, in the order in which the page reads them."""
-    layers, standardize = describe_mlp(path.model_at(0.0)).values()
+    found = describe_mlp(path.model_at(0.0))
+    layers, standardize = found["layers"], found["standardize"]
     knots = [float(t) for t in path.knots]
     ends = [path.at(t) for t in knots]
     for i, (s, t) in enumerate(itertools.pairwise(knots)):
@@ -184,12 +186,13 @@ def _path_entry(name: str, path: Path) -> dict[str, Any]:
                     f"expected a path that is straight between its knots, found {name!r} "
                     f"({type(path).__name__}) bending in {key} between t = {s:g} and {t:g}"
                 )
-    mean, std = [], []
-    for weights in ends:
-        key = f"{standardize}." if standardize else None
-        mean.append(weights[f"{key}mean"].flatten().tolist() if key else None)
-        std.append(weights[f"{key}std"].flatten().tolist() if key else None)
-    if any(m != mean[0] for m in mean) or any(s != std[0] for s in std):
+    moments: list[list[list[float]] | None] = [
+        [weights[f"{standardize}.{what}"].flatten().tolist() for what in ("mean", "std")]
+        if standardize
+        else None
+        for weights in ends
+    ]
+    if any(pair != moments[0] for pair in moments):
         raise IncompatibleError(
             f"expected one standardisation along the path, found {standardize!r} changing"
         )
@@ -198,8 +201,7 @@ def _path_entry(name: str, path: Path) -> dict[str, Any]:
         "layers": layers,
         "knots": knots,
         "weights": [_pack(_flat(weights, layers)) for weights in ends],
-        "mean": mean[0],
-        "std": std[0],
+        "moments": moments[0],
     }
 
 
@@ -245,7 +247,11 @@ def _pack_images(x: np.ndarray) -> dict[str, Any]:
     for scale in (1, 16, 255):
         whole = np.round(levels * scale)
         if whole.min() >= 0 and whole.max() <= 255 and np.abs(levels - whole / scale).max() < 1e-6:
-            return {"type": "uint8", "scale": scale, "bits": _pack(np.round(x * scale).astype("u1"))}
+            return {
+                "type": "uint8",
+                "scale": scale,
+                "bits": _pack(np.round(x * scale).astype("u1")),
+            }
     return {"type": "float32", "scale": 1, "bits": _pack(x.astype(np.float32))}
 
 
@@ -285,7 +291,7 @@ class NetworkSlider(SliderWidget):
         ValueError: see `network_payload`.
     """
 
-    _esm = asset("slider.js", "network_slider.js")
+    _esm = asset("slider.js", "chart.js", "network_slider.js")
     _css = asset("slider.css", "network_slider.css")
 
     def __init__(
@@ -329,7 +335,8 @@ class NetworkSlider(SliderWidget):
         """The sizes of the networks, the images, and the losses at 0, 1/2 and 1, in one line."""
         layers = self.payload["layers"]
         losses = "; ".join(
-            ", ".join(f"{values[i][0]:.3g}" for i in (0, 2, 4)) for values in self._measured.values()
+            ", ".join(f"{values[i][0]:.3g}" for i in (0, 2, 4))
+            for values in self._measured.values()
         )
         return (
             f"{_sizes(layers)}, {len(self.indices)} {self.payload['split']} images of "

@@ -134,7 +134,7 @@ class PathSlider(SliderWidget):
         ValueError: see `path_payload`.
     """
 
-    _esm = asset("slider.js", "path_slider.js")
+    _esm = asset("slider.js", "chart.js", "path_slider.js")
     _css = asset("slider.css")
 
     def __init__(

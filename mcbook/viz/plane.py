@@ -89,10 +89,14 @@ def plot_plane(
                 colors=[LIGHT["blue"]],
                 alpha=min(0.14, 0.75 / len(lines)),
             )
-        drawn = axes.contour(across, up, values, levels=lines, colors=INK, linewidths=0.8, alpha=0.7)
+        drawn = axes.contour(
+            across, up, values, levels=lines, colors=INK, linewidths=0.8, alpha=0.7
+        )
         axes.clabel(drawn, fontsize=9.5, fmt=lambda value: f"{value:g}", inline_spacing=4)
         for first, second in joined:
-            axes.plot(*zip(points[first], points[second], strict=True), color=INK, lw=1.8, ls=(0, (5, 2)))
+            axes.plot(
+                *zip(points[first], points[second], strict=True), color=INK, lw=1.8, ls=(0, (5, 2))
+            )
         if path is not None:
             axes.plot(*np.asarray(path, dtype=float).T, color=LIGHT["vermillion"], lw=2.4)
         middle = np.mean([*points.values()] or [(0.0, 0.0)], axis=0)
@@ -119,7 +123,7 @@ def plot_plane(
         axes.set_aspect("equal")
         axes.locator_params(nbins=5)
     if caption is None:
-        caption = f"Lines of equal {what.lower()}, labelled with its value; fuller colour is higher."
+        caption = f"Lines of equal {what.lower()} with its value; fuller colour is higher."
     told = alt or _told(across, up, values, points, joined, what)
     return show(figure, told, caption, _table(across, up, values, what), name="plane")
 
@@ -138,9 +142,7 @@ def _levels(values: np.ndarray) -> list[float]:
     return [float(v) for v in MaxNLocator(8).tick_values(low, high) if low < v < high] or [low]
 
 
-def _nearest(
-    across: np.ndarray, up: np.ndarray, values: np.ndarray, x: float, y: float
-) -> float:
+def _nearest(across: np.ndarray, up: np.ndarray, values: np.ndarray, x: float, y: float) -> float:
     from scipy.interpolate import RegularGridInterpolator
 
     x, y = np.clip(x, across.min(), across.max()), np.clip(y, up.min(), up.max())
@@ -162,7 +164,8 @@ def _told(
     for first, second in joined:
         start, end = np.array(points[first]), np.array(points[second])
         along = [
-            _nearest(across, up, values, *(start + t * (end - start))) for t in np.linspace(0, 1, 101)
+            _nearest(across, up, values, *(start + t * (end - start)))
+            for t in np.linspace(0, 1, 101)
         ]
         text += f"on the segment from {first} to {second} at most {number(max(along))}; "
     return (

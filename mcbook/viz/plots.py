@@ -15,8 +15,9 @@ Every text alternative states the numbers; `alt=` replaces it.
 from __future__ import annotations
 
 from mcbook.viz.barriers import plot_barriers
-from mcbook.viz.curves import plot_history, plot_profile, plot_profile_band
+from mcbook.viz.curves import plot_profile, plot_profile_band
 from mcbook.viz.figure import Figure, show
+from mcbook.viz.histories import plot_history
 from mcbook.viz.images import plot_images
 from mcbook.viz.plane import plot_plane
 

@@ -127,7 +127,8 @@ def figure_style() -> Iterator[None]:
     """
     import matplotlib
 
-    with matplotlib.rc_context(_SETTINGS):
+    settings: Any = _SETTINGS  # matplotlib types the names one by one
+    with matplotlib.rc_context(settings):
         yield
 
 
@@ -158,7 +159,8 @@ def new_figure(size: tuple[float, float] = SINGLE) -> tuple[MatplotlibFigure, Ax
         The figure and its axes.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(size[0] / 72, size[1] / 72), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04)
+    layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04)
+    figure = Figure(figsize=(size[0] / 72, size[1] / 72), layout=layout)
     return figure, figure.subplots()

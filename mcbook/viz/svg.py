@@ -118,7 +118,8 @@ def write(root: ET.Element) -> str:
 def compact_path(data: str) -> str:
     """A path with relative coordinates, rounded.
 
-    Short paths are rounded to hundredths of a point, long ones to tenths.  Every point is rounded before differences are taken, so that rounding does
+    Short paths are rounded to hundredths of a point, long ones to tenths.
+    Every point is rounded before differences are taken, so that rounding does
     not add up along a curve.
 
     Args:

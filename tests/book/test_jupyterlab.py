@@ -34,7 +34,7 @@ w = mc.PathSlider(prof)
 w.observe(lambda change: pathlib.Path("t.txt").write_text(str(change["new"])), "t")
 w
 """,
-    'mc.RetrainControl(data, width=8, points=5, epochs=1, profile=prof)',
+    "mc.RetrainControl(data, width=8, points=5, epochs=1, profile=prof)",
     "w.t = 0.25",
 ]
 
@@ -54,7 +54,7 @@ def jupyterlab(folder: Path, log: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     private = folder / ".jupyter"
-    (private / "labconfig").mkdir(parents=True)
+    (private / "labconfig").mkdir(parents=True, exist_ok=True)
     # no question about news, which would come from elsewhere
     disabled = {"@jupyterlab/apputils-extension:announcements": True}
     (private / "labconfig" / "page_config.json").write_text(
@@ -164,5 +164,4 @@ def test_widgets_live_in_jupyterlab(tmp_path):
             expect(control.get_by_role("radio", name="width 4, seeds 0 and 1")).to_be_checked()
             expect(control.get_by_role("radio", name="width 8, seeds 0 and 1")).to_be_visible()
             assert record.foreign == []
-            page_errors = [error for error in record.errors if "mcw" in error or "anywidget" in error]
-            assert page_errors == []
+            assert record.errors == []

@@ -59,7 +59,8 @@ def write_page(folder: Path, *parts: str, theme: str = "light") -> Path:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>A chapter</title>{links}</head><body>"
         '<main class="bd-content" style="display:block;max-width:760px;padding:16px">'
-        f'<article class="bd-article" style="padding:0"><h1>A chapter</h1>{cells}</article></main></body></html>',
+        f'<article class="bd-article" style="padding:0"><h1>A chapter</h1>{cells}</article>'
+        "</main></body></html>",
         encoding="utf-8",
     )
     return file

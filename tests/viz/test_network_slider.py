@@ -24,7 +24,9 @@ def decoded(text: str, dtype: str) -> np.ndarray:
 def test_weights_travel_bit_for_bit():
     (path,) = network_payload(line(), digits())["paths"]
     assert path["knots"] == [0, 1]
-    for text, model in zip(path["weights"], (trained(0, width=32), trained(1, width=32)), strict=True):
+    for text, model in zip(
+        path["weights"], (trained(0, width=32), trained(1, width=32)), strict=True
+    ):
         expected = torch.cat([p.detach().reshape(-1) for p in model.parameters()]).numpy()
         assert np.array_equal(decoded(text, "<f4"), expected)
 

@@ -84,7 +84,7 @@ def test_a_table_of_something_else_is_refused():
     class Other:
         table = pd.DataFrame({"epoch": [1]})
 
-    with pytest.raises(ValueError, match="expected a profile with the columns t .* found epoch"):
+    with pytest.raises(ValueError, match=r"expected a profile with the columns t .* found epoch"):
         PathSlider(Other())
 
 
@@ -135,7 +135,7 @@ def test_script_json_refuses_what_json_lacks():
 
 
 def test_assets_cannot_end_their_elements():
-    for name in ("slider.js", "path_slider.js", "network_slider.js"):
+    for name in ("slider.js", "chart.js", "path_slider.js", "network_slider.js"):
         assert "</script" not in asset(name)
         assert "innerHTML" not in asset(name)
     for name in ("slider.css", "network_slider.css"):
@@ -174,7 +174,7 @@ def test_t_moves_is_heard_and_stays_on_the_path():
     assert heard == [0.3]
     with pytest.raises(traitlets.TraitError, match=r"expected t in \[0, 1\], found 1.5"):
         slider.t = 1.5
-    with pytest.raises(traitlets.TraitError, match="found -0.1"):
+    with pytest.raises(traitlets.TraitError, match=r"found -0\.1"):
         PathSlider(PEAK, start=-0.1)
 
 

@@ -144,8 +144,10 @@ def test_several_paths_share_one_slider(running, tmp_path, both_html):
             expected = at(tables[name], f"{split}_loss", 0.51)
             assert numbers(root)["loss"] == pytest.approx(expected, rel=1e-3)
         assert page.locator("svg.mcw-chart").first.locator("polyline").count() == 2
-        dashes = page.locator("svg.mcw-chart").first.locator("polyline").evaluate_all(
-            "lines => lines.map(line => getComputedStyle(line).strokeDasharray)"
+        dashes = (
+            page.locator("svg.mcw-chart")
+            .first.locator("polyline")
+            .evaluate_all("lines => lines.map(line => getComputedStyle(line).strokeDasharray)")
         )
         assert len(set(dashes)) == 2  # colour is not the only difference
         record.check()
@@ -273,6 +275,21 @@ def test_the_same_slider_twice_on_a_page(running, tmp_path, path_html):
         record.check()
 
 
+def test_different_sliders_on_a_page_leave_one_another_alone(
+    running, tmp_path, path_html, both_html, network
+):
+    parts = (path_html, both_html, network.to_html())
+    with open_page(running, write_page(tmp_path, *parts)) as (page, record):
+        groups = page.locator("fieldset:has(input[type=radio])")
+        expect(groups).to_have_count(5)
+        for group in groups.all():
+            expect(group.locator("input:checked")).to_have_count(1)
+        page.get_by_role("slider").first.press("End")
+        values = [slider.input_value() for slider in page.get_by_role("slider").all()]
+        assert values == ["1", "0.5", "0.5"]
+        record.check()
+
+
 def test_play_moves_t_and_can_be_paused(running, tmp_path, path_html):
     with open_page(running, write_page(tmp_path, path_html)) as (page, record):
         root = page.locator("[role=group].mcw")
@@ -314,7 +331,9 @@ def test_pages_are_accessible_and_fit(running, tmp_path, both_html, network, the
 
 def test_strangers_are_seen_and_refused(running, tmp_path: Path):
     file = tmp_path / "page.html"
-    file.write_text("<script>fetch('https://example.org/x').catch(() => 0); undefinedName();</script>")
+    file.write_text(
+        "<script>fetch('https://example.org/x').catch(() => 0); undefinedName();</script>"
+    )
     with open_page(running, file) as (page, record):
         page.wait_for_timeout(100)
         assert record.foreign == ["https://example.org/x"]
