@@ -46,7 +46,7 @@ def tiny(digits: mc.Data) -> mc.Data:
 def endpoints(digits: mc.Data) -> list[torch.nn.Module]:
     """Six small perceptrons, trained from six seeds."""
     return [
-        mc.train(mc.build_model("mlp", digits, width=(16, 16), seed=s), digits, 15, seed=s, lr=0.1)
+        mc.train(mc.build_model("mlp", digits, width=(16, 16), seed=s), digits, 15, seed=s)
         for s in range(6)
     ]
 
@@ -54,10 +54,9 @@ def endpoints(digits: mc.Data) -> list[torch.nn.Module]:
 @pytest.fixture(scope="session")
 def normed(digits: mc.Data) -> list[torch.nn.Module]:
     """Four small convolutional networks with batch norm, trained from four seeds."""
-    some = digits.subset(train=600)
     return [
         mc.train(
-            mc.build_model("convnet", digits, width=8, depth=2, seed=s), some, 4, seed=s, lr=0.2
+            mc.build_model("convnet", digits, width=8, seed=s), digits, 4, seed=s, batch_size=32
         )
         for s in range(4)
     ]

@@ -5,7 +5,6 @@ import os
 import pkgutil
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -38,25 +37,18 @@ import socket, sys, time
 def refuse(*args, **kwargs):
     raise OSError("no network")
 socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
-start = time.perf_counter()
+start = time.process_time()
 import torch, numpy, pandas, safetensors
-between = time.perf_counter()
+between = time.process_time()
 import mcbook
-end = time.perf_counter()
+end = time.process_time()
 print(end - between, end - start, [m for m in {HEAVY!r} if m in sys.modules])
 """
-    # the machine may be busy: the best of three counts
-    own, whole = [], []
-    for _ in range(3):
-        first, second, heavy = child(code).split(maxsplit=2)
-        assert heavy == "[]"
-        own.append(float(first))
-        whole.append(float(second))
-        if own[-1] < 0.5 and whole[-1] < 3:
-            break
-        time.sleep(0.5)
-    assert min(own) < 0.5
-    assert min(whole) < 3
+    # seconds of the processor: the machine may be busy with other things
+    own, whole, heavy = child(code).split(maxsplit=2)
+    assert heavy == "[]"
+    assert float(own) < 0.5
+    assert float(whole) < 3
 
 
 @pytest.mark.parametrize("name", mc.__all__)

@@ -30,7 +30,7 @@ function chart({ label, heading, lines, percent, barrier, barrierText, last, hei
   const least_span = percent ? 0.02 : 1e-6 + 0.02 * Math.abs(most);
   if (percent) {
     hi = most > 0.8 ? 1 : most;
-    lo = least < 0.5 * hi ? 0 : least - 0.12 * (hi - least);
+    lo = least < 0.5 * hi ? 0 : least - 0.24 * (hi - least);
   } else {
     hi = most + 0.08 * (most - least);
     lo = least >= 0 && least < 0.6 * most ? 0 : least - 0.08 * (most - least);

@@ -32,6 +32,7 @@ def measure_pair(
     width: int,
     model: str = "mlp",
     points: int = 51,
+    depth: int = 1,
     said: Callable[[str], None] = lambda text: None,
     **recipe: Any,
 ) -> Profile:
@@ -40,9 +41,11 @@ def measure_pair(
     Args:
         data: what to train on and to measure on.
         seeds: of A and B: of the initial weights and of the order of the images.
-        width: units of the one hidden layer.
+        width: units of every hidden layer.
         model: the name of the architecture.
         points: how many points of the line are measured.
+        depth: how many hidden layers have that width; above 1 the architecture must take a
+            sequence of widths.
         said: told what is being done.
         **recipe: for `mc.train`.
 
@@ -52,7 +55,7 @@ def measure_pair(
     ends = []
     for name, seed in zip("AB", seeds, strict=True):
         said(f"Training network {name} (seed {seed}, width {width}) …")
-        start = build_model(model, data, width=width, seed=seed)
+        start = build_model(model, data, width=width if depth == 1 else (width,) * depth, seed=seed)
         ends.append(train(start, data, seed=seed, progress=False, **recipe))
     said(f"Measuring {points} points between them …")
     return profile(LinearPath(*ends), data, points=points, progress=False)
@@ -68,9 +71,10 @@ class RetrainControl(ipywidgets.VBox):
     Args:
         data: what to train on.
         seeds: of A and B at first.
-        width: of the hidden layer at first.
+        width: of every hidden layer at first.
         model: the architecture; it must take `width`.
         points: how many points of the line are measured.
+        depth: how many hidden layers of that width; see `measure_pair`.
         profile: the result of the first settings, if it is there already; else it is made.
         **recipe: for `mc.train`, for instance `epochs=20, lr=0.1`.
 
@@ -93,6 +97,7 @@ class RetrainControl(ipywidgets.VBox):
         *,
         model: str = "mlp",
         points: int = 51,
+        depth: int = 1,
         profile: Profile | None = None,
         **recipe: Any,
     ):
@@ -100,10 +105,13 @@ class RetrainControl(ipywidgets.VBox):
             raise ValueError(f"expected two seeds, one for each network, found {list(seeds)}")
         if not isinstance(width, int) or not 1 <= width <= MOST_WIDTH:
             raise ValueError(f"expected a width from 1 to {MOST_WIDTH}, found {width!r}")
-        self._data, self._model, self._points, self._recipe = data, model, points, recipe
+        self._data, self._options = (
+            data,
+            {**recipe, "model": model, "points": points, "depth": depth},
+        )
         self._first = (int(seeds[0]), int(seeds[1])), width
         if profile is None:
-            profile = measure_pair(data, self._first[0], width, model, points, **recipe)
+            profile = measure_pair(data, self._first[0], width, **self._options)
         self._first_profile = profile
         self.profiles: dict[str, Profile] = {_name(*self._first): profile}
         self.slider = PathSlider(self.profiles, title=self._title())
@@ -141,9 +149,7 @@ class RetrainControl(ipywidgets.VBox):
             What was measured.
         """
         seeds, width = (self.seed_a.value, self.seed_b.value), self.width_box.value
-        result = measure_pair(
-            self._data, seeds, width, self._model, self._points, self._say, **self._recipe
-        )
+        result = measure_pair(self._data, seeds, width, said=self._say, **self._options)
         name = _name(seeds, width)
         earlier = {key: value for key, value in self.profiles.items() if key != name}
         self.profiles = {**dict(list(earlier.items())[-(KEPT - 1) :]), name: result}

@@ -309,4 +309,4 @@ def test_resetting_the_statistics_lowers_the_wall(
         none, reset = (
             mc.profile(path, digits, 9, ("test",), normalization=n) for n in ("none", "reset")
         )
-        assert reset.barrier("test", "loss") < 0.8 * none.barrier("test", "loss")
+        assert 0.2 < reset.barrier("test", "loss") < 0.75 * none.barrier("test", "loss")

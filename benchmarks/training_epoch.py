@@ -1,0 +1,91 @@
+"""One epoch of a perceptron on MNIST: `mc.train` against the usual loop.
+
+The usual loop is the one of PyTorch's and torchvision's examples: a dataset
+that turns each image into a PIL image, `ToTensor` and `Normalize` for each of
+them, a DataLoader, and a plain loop.  Both normalise, both train with SGD and
+momentum on the same images, sizes and batches.  `mc.train` also counts what
+the network gets right, and evaluates 100 test images.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+import mcbook as mc
+
+from .harness import Result, compare
+from .images import images
+
+NAME = "training_epoch"
+USUAL, OURS = "transforms, DataLoader, loop", "mc.train"
+TARGET = 2.5
+_BATCH, _LR, _MOMENTUM = 128, 0.05, 0.9
+
+
+class _UsualImages(Dataset):
+    """Images as torchvision's data sets keep them, transformed one by one."""
+
+    def __init__(self, x: Tensor, y: Tensor):
+        transforms = mc.models.library("torchvision").transforms
+        self.pixels = (255 * x[:, 0]).round().to(torch.uint8)
+        self.labels = y
+        self.transform = transforms.Compose(
+            [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        picture = Image.fromarray(self.pixels[index].numpy())
+        return self.transform(picture), int(self.labels[index])
+
+
+def _usual_epoch(dataset: _UsualImages, model: nn.Module) -> None:
+    loader = DataLoader(dataset, batch_size=_BATCH, shuffle=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=_LR, momentum=_MOMENTUM)
+    model.train()
+    for x, y in loader:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+
+
+def run(rounds: int = 5, smoke: bool = False, clock: str = "wall") -> Result:
+    """Time one epoch each way.
+
+    Args:
+        rounds: how often.
+        smoke: on so few images that it only shows that everything runs.
+        clock: "wall" or "cpu".
+
+    Returns:
+        The result.
+    """
+    data, said = images("mnist", 300 if smoke else 60_000, 100)
+    width = (32, 32, 32) if smoke else (512, 512, 512)
+    dataset = _UsualImages(data.train.x, data.train.y)
+
+    def usual() -> None:
+        _usual_epoch(dataset, mc.build_model("mlp", data, width=width))
+
+    def ours() -> None:
+        model = mc.build_model("mlp", data, width=width, standardize=True)
+        recipe = {"batch_size": _BATCH, "lr": _LR, "momentum": _MOMENTUM}
+        mc.train(model, data, epochs=1, progress=False, **recipe)
+
+    comparison = compare({USUAL: usual, OURS: ours}, USUAL, rounds, warmups=int(smoke), clock=clock)
+    sizes = "-".join(map(str, (784, *width, 10)))
+    return Result(
+        NAME,
+        f"one epoch of an MLP {sizes}, batches of {_BATCH}",
+        said,
+        comparison,
+        {} if smoke else {OURS: TARGET},
+    )

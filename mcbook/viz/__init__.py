@@ -1,0 +1,1 @@
+"""Plots, sliders and in-page networks: everything that is looked at."""
