@@ -17,7 +17,6 @@ from .provenance import cpu_model, device_name, package_version
 __all__ = ["Finding", "check_machine", "find_browser"]
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)[^>=<!~;]*(?:>=\s*([0-9.]+))?")
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,11 @@ def _requirements() -> list[tuple[str, str, str]]:
     found = []
     for line in metadata.requires("mcbook") or ():
         requirement, _, marker = line.partition(";")
-        parsed = _REQUIREMENT.match(requirement.strip())
+        name = re.match(r"[\w.-]+", requirement)
+        bound = re.search(r">=\s*([0-9.]+)", requirement)
         extra = re.search(r"""extra\s*==\s*["'](\w+)["']""", marker)
-        if parsed:
-            found.append((parsed[1], parsed[2] or "0", extra[1] if extra else ""))
+        if name and all(name[0] != earlier for earlier, _, _ in found):
+            found.append((name[0], bound[1] if bound else "0", extra[1] if extra else ""))
     return found
 
 

@@ -19,6 +19,15 @@ def test_this_machine_is_ready():
     assert re.search(r"torch uses \d+ threads", found)
 
 
+def test_each_requirement_stands_there_once_with_its_lower_bound():
+    found = mcbook.readiness._requirements()
+    names = [name for name, _, _ in found]
+    assert len(set(names)) == len(names)
+    assert ("torch", "2.4", "") in found
+    assert ("jupyter-book", "1.0.4", "site") in found
+    assert ("torchvision", "0.19", "book") in found
+
+
 def test_an_old_or_absent_package_is_missing(monkeypatch):
     def version(name):
         if name == "anywidget":
