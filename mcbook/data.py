@@ -37,6 +37,9 @@ _ARCHIVES: dict[str, tuple[int, tuple[int, ...], str]] = {
     "cifar100": (100, (32, 32, 3), "CIFAR100"),
 }
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
+# what numpy and zipfile raise for a file that is cut off, altered or something else altogether
+_DAMAGE = (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError,
+           zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -314,7 +317,8 @@ def _archive(name: str, root: Path) -> Data:
         _download(name, file)
     count, shape, _ = _ARCHIVES[name]
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        # opened here, so that a file that is no archive is closed again
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             missing = [key for key in _KEYS if key not in archive.files]
             if missing:
                 raise DamagedFileError(
@@ -322,9 +326,9 @@ def _archive(name: str, root: Path) -> Data:
                     f"found {', '.join(archive.files) or 'none'}"
                 )
             arrays = {key: archive[key] for key in _KEYS}
-    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, DamagedFileError):
-            raise
+    except DamagedFileError:
+        raise
+    except _DAMAGE as error:
         raise DamagedFileError(
             f"{file}: expected an npz archive of {name}, found a damaged file ({error}); "
             f"delete it and load again"
@@ -347,8 +351,8 @@ def _download(name: str, file: Path) -> None:
 
     from .models.library import library
 
-    make: Callable = getattr(library("torchvision").datasets, _ARCHIVES[name][2])
     try:
+        make: Callable = getattr(library("torchvision").datasets, _ARCHIVES[name][2])
         with tempfile.TemporaryDirectory() as folder:
             sets = {part: make(folder, train=part == "train", download=True)
                     for part in ("train", "test")}  # fmt: skip
@@ -356,7 +360,8 @@ def _download(name: str, file: Path) -> None:
             for part, images in sets.items():
                 arrays[f"x_{part}"] = np.asarray(images.data, dtype=np.uint8)
                 arrays[f"y_{part}"] = np.asarray(images.targets, dtype=np.int64)
-    except (OSError, RuntimeError) as error:  # no network, or a download that fails its checksum
+    except (OSError, RuntimeError, ModuleNotFoundError) as error:
+        # no network, a download that fails its checksum, or no torchvision
         raise MissingDataError(
             f"{file} is not there, and {name} could not be downloaded ({error}). Three ways to "
             f"get it: (1) connect to the network and load it once; (2) copy a {name}.npz made "

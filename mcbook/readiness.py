@@ -50,8 +50,12 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _requirements() -> list[tuple[str, str, str]]:
     """Each requirement of the package: its name, its lower bound, and the extra it is for."""
-    found = []
-    for line in metadata.requires("mcbook") or ():
+    found: list[tuple[str, str, str]] = []
+    try:
+        lines = metadata.requires("mcbook") or []
+    except metadata.PackageNotFoundError:  # on the path, but not installed
+        return found
+    for line in lines:
         requirement, _, marker = line.partition(";")
         name = re.match(r"[\w.-]+", requirement)
         bound = re.search(r">=\s*([0-9.]+)", requirement)

@@ -95,10 +95,12 @@ class Run:
             _arrange(self.model, torch.channels_last)
         self.optimizer = self._optimizer(self.model)
         self.steps_per_epoch = math.ceil(len(data.train) / recipe.batch_size)
-        self.total = round(epochs * self.steps_per_epoch)
-        if self.total < 0:
+        if not 0 <= epochs < math.inf:
             raise ValueError(f"expected a number of epochs of at least 0, found {epochs}")
+        self._check_last_batch()
+        self.total = round(epochs * self.steps_per_epoch)
         self.step = 0
+        self.shared: int | None = None  # steps before a fork; part of what the run is
         self.rows: list[dict[str, float]] = []
         self.seen: list[float] = [0.0, 0.0, 0.0]  # loss, correct, images of this epoch so far
         self.random = self._seeded(seed)
@@ -109,6 +111,7 @@ class Run:
             **asdict(self.recipe),
             "epochs": self.epochs,
             "seed": self.seed,
+            "shared steps": self.shared,
             "data": self.data.fingerprint,
             "initial weights": self.start,
         }
@@ -195,12 +198,14 @@ class Run:
     def _finish_epoch(self) -> None:
         loss, correct, images = self.seen
         epoch = self.step / self.steps_per_epoch
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the training loss became {loss} in epoch {math.ceil(epoch)} with lr = "
-                f"{self.recipe.lr}; a smaller learning rate may help"
-            )
         test_loss, test_accuracy = evaluate(self.model, self.data.test)
+        # the test loss too: it is the only one to see what the last step did
+        for split, found in (("training", loss), ("test", test_loss)):
+            if not math.isfinite(found):
+                raise FloatingPointError(
+                    f"the {split} loss became {found} in epoch {math.ceil(epoch)} with lr = "
+                    f"{self.recipe.lr}; a smaller learning rate may help"
+                )
         self.rows.append(
             {
                 "epoch": epoch,
@@ -212,6 +217,15 @@ class Run:
             }
         )
         self.seen = [0.0, 0.0, 0.0]
+
+    def _check_last_batch(self) -> None:
+        """One image has no variance: refuse to end an epoch with it where batch norm needs one."""
+        n, size = len(self.data.train), self.recipe.batch_size
+        if n % size == 1 and any(isinstance(m, nn.BatchNorm1d) for m in self.model.modules()):
+            raise ValueError(
+                f"expected a batch_size whose last batch has at least two images (the network "
+                f"has BatchNorm1d layers), found {size}: {n} = {n // size} × {size} + 1"
+            )
 
     def _seeded(self, seed: int) -> dict[str, Tensor]:
         with torch.random.fork_rng(devices=self._cuda()):
@@ -269,8 +283,13 @@ class Run:
         self.random = parts["random"]
         state = self.optimizer.state_dict()
         state["state"] = {}
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         for name, tensor in parts["optimizer"].items():
             index, _, key = name.partition(".")
+            parameter = trained[int(index)]
+            if tensor.shape == parameter.shape:
+                # in the parameter's memory layout: fused optimizers walk through both at once
+                tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
             state["state"].setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict(state)
         self.step, self.rows, self.seen = header["step"], header["rows"], header["seen"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors_torch
 from torch import Tensor, nn
@@ -38,7 +40,8 @@ def write_tensors(
         The path written.
     """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    meta = {"mcbook": json.dumps({"kind": kind, **header}, allow_nan=True)}
+    text = json.dumps({"kind": kind, **header}, default=_plain)
+    meta = {"mcbook": text, "digest": _digest(text, plain)}
     return write_atomic(file, safetensors_torch.save(plain, metadata=meta))
 
 
@@ -62,18 +65,19 @@ def read_tensors(
     file = Path(file)
     with open(file, "rb") as stream:
         start = stream.read(4)
-    if start[:1] == b"\x80" or start == b"PK\x03\x04":
-        raise DamagedFileError(
-            f"{file}: expected a safetensors file, found a pickle (as torch.save writes). "
-            f"Reading one can run any code it holds, so it is refused; load it where you trust "
-            f"it and write it again with mcbook.save_model"
-        )
     try:
         with safe_open(file, framework="pt") as archive:
             meta = archive.metadata() or {}
             names = archive.keys()
             tensors = {name: archive.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
+        # asked only now: a whole safetensors file may happen to begin like a pickle
+        if start[:1] == b"\x80" or start == b"PK\x03\x04":
+            raise DamagedFileError(
+                f"{file}: expected a safetensors file, found a pickle (as torch.save writes). "
+                f"Reading one can run any code it holds, so it is refused; load it where you "
+                f"trust it and write it again with mcbook.save_model"
+            ) from error
         raise DamagedFileError(
             f"{file}: expected a safetensors file, found a damaged or cut-off one ({error})"
         ) from error
@@ -81,6 +85,12 @@ def read_tensors(
         raise DamagedFileError(
             f"{file}: expected a file written by mcbook, found a safetensors file without its "
             f"header"
+        )
+    # safetensors itself keeps no checksum
+    if meta.get("digest") != _digest(meta["mcbook"], tensors):
+        raise DamagedFileError(
+            f"{file}: expected the content the file was written with, found another (its "
+            f"checksum does not match)"
         )
     header = json.loads(meta["mcbook"])
     if header["kind"] != kind:
@@ -121,6 +131,22 @@ def load_model(file: str | os.PathLike[str], model: nn.Module | None = None) -> 
     return rebuild(tensors, header, model, str(file))
 
 
+def _plain(value: Any) -> Any:
+    """Numbers of numpy and torch as JSON's."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"expected something JSON can hold, found {value!r}")
+
+
+def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def describe(model: nn.Module) -> dict[str, Any]:
     """What a header says of a module besides its weights."""
     history = getattr(model, "history", None)
@@ -149,6 +175,8 @@ def rebuild(
         weights.check_compatible(weights.of(module), tensors)
     except IncompatibleError as error:
         raise IncompatibleError(f"{file} (B) does not fit the module (A): {error}") from error
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        tensor.data = tensor.data.to(tensors[name].dtype)  # loading alone would cast the file's
     module.load_state_dict(tensors)
     if header["example_shape"] is not None:
         annotate(module, example_shape=tuple(header["example_shape"]))

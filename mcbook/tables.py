@@ -109,6 +109,9 @@ def _decode_column(name: str, column: Any) -> pd.Series:
             for x in values:
                 if type(x) is not wanted:
                     raise ValueError(f"expected {wanted.__name__}, found {x!r}")
+                # numpy 1 would wrap 256 around to 0
+                if wanted is int and not np.iinfo(dtype).min <= x <= np.iinfo(dtype).max:
+                    raise ValueError(f"expected a number of that type, found {x}")
             return pd.Series(np.array(values, dtype=dtype), name=name)
         if dtype in _NULLABLE:
             return pd.Series(pd.array(values, dtype=dtype), name=name)

@@ -106,7 +106,7 @@ def spawn(
         return whole.with_name(f"{whole.stem}-{part}{whole.suffix}")
 
     run = Run(model, data, epochs, seeds[0], _recipe(recipe))
-    fork = round(shared_epochs * run.steps_per_epoch)
+    fork = run.shared = round(shared_epochs * run.steps_per_epoch)
     results = []
     with Bar(fork + len(seeds) * (run.total - fork), "training", progress) as bar:
         run.resume(file("shared"))

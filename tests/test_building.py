@@ -90,6 +90,9 @@ def test_a_chapter_that_fails_now_is_not_shown_as_it_was(tmp_path, sites):
     made = build(checkout=checkout)
     assert made.page is None  # and there is no committed one to show
     assert len(sites) == 1
+    (checkout.book / "01_a.ipynb").write_text('{"cells": []}')
+    assert build(checkout=checkout).page is not None
+    assert sites[1][2] == []  # the committed one, not that of the earlier run
 
 
 def test_without_a_run_the_committed_notebooks_are_shown(tmp_path, sites):

@@ -234,7 +234,10 @@ def test_the_fingerprint_follows_from_images_and_labels() -> None:
         ({"y_test": np.ones(4)}, r"y_test to be 4 integers, found float64 \[4\]"),
         ({"y_test": np.array([0, 1, 2, -1])}, "found labels from -1 to 5"),
         ({"y_test": np.array([0, 1, 2, 10])}, r"from 0 to 9 \(10 classes\), found labels .* to 10"),
-        ({"x_test": np.zeros((4, 28, 27), np.uint8)}, r"one shape, found \[28, 28\] and \[28, 27\]"),
+        (
+            {"x_test": np.zeros((4, 28, 27), np.uint8)},
+            r"one shape, found \[28, 28\] and \[28, 27\]",
+        ),
         (
             {"x_test": np.zeros((0, 28, 28), np.uint8), "y_test": np.zeros(0, int)},
             "at least one image in x_test, found none",
@@ -415,9 +418,7 @@ class Source:
         )
 
 
-def test_a_download_is_kept_as_one_archive(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_download_is_kept_as_one_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source()
     monkeypatch.setattr(sys.modules["mcbook.models.library"], "library", lambda _: source)
     first = mc.load_data("mnist", root=tmp_path / "new", device="cpu")

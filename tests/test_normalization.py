@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -176,7 +177,7 @@ def test_no_images_are_refused(tiny: mc.Data) -> None:
 
 def test_reset_helps_between_networks(normed: list[nn.Module], digits: mc.Data) -> None:
     """What the layer is there for: networks of mixed weights work again."""
-    for a, b in zip(normed, normed[1:], strict=False):
+    for a, b in itertools.pairwise(normed):
         middle = mc.LinearPath(a, b).model_at(0.5)
         plain, _ = mc.evaluate(middle, digits.test)
         reset, _ = mc.evaluate(mc.reset_batch_norm(middle, digits.train.x), digits.test)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -33,7 +34,7 @@ def test_the_rate_is_the_formula_and_never_leaves_0_lr(
 def test_cosine_falls_from_lr_towards_0(total: int) -> None:
     rates = [learning_rate("cosine", 0.3, step, total) for step in range(total)]
     assert rates[0] == 0.3
-    assert all(late < early for early, late in zip(rates, rates[1:], strict=False))
+    assert all(late < early for early, late in itertools.pairwise(rates))
     assert rates[-1] <= 0.3 * (math.pi / total) ** 2
 
 

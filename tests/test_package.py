@@ -18,8 +18,24 @@ HEAVY = ("matplotlib", "ipywidgets", "sklearn", "torchvision", "anywidget", "IPy
 ROOT = Path(mc.__file__).parents[1]
 
 # what the first slice promises by name
-CONTRACT = """load_data build_model list_models train spawn LinearPath load_path profile verdict
-    save_model load_model save_record load_record PathSlider NetworkSlider models""".split()
+CONTRACT = [
+    "load_data",
+    "build_model",
+    "list_models",
+    "train",
+    "spawn",
+    "LinearPath",
+    "load_path",
+    "profile",
+    "verdict",
+    "save_model",
+    "load_model",
+    "save_record",
+    "load_record",
+    "PathSlider",
+    "NetworkSlider",
+    "models",
+]
 
 
 def child(code: str, **env: str) -> str:

@@ -149,7 +149,7 @@ def test_the_first_tensor_that_differs_is_named() -> None:
     for b, said in (
         ({"u": a["u"], "w": a["w"]}, r"v \[4\] of A is not in B"),
         ({**a, "x": torch.zeros(5)}, r"x \[5\] of B is not in A"),
-        ({**a, "u": torch.zeros(3, 2), "v": torch.ones(9)}, r"u is \[2, 3\] in A and \[3, 2\] in B"),
+        ({**a, "u": torch.ones(3, 2), "v": torch.ones(9)}, r"u is \[2, 3\] in A and \[3, 2\] in B"),
         ({**a, "v": torch.zeros(4).long()}, r"v is torch.float32 in A and torch.int64 in B"),
     ):
         for refuse in (

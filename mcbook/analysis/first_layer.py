@@ -12,6 +12,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..evaluation import evaluating
 from ..paths.base import Path
@@ -20,10 +21,13 @@ __all__ = ["FirstLayer"]
 
 # what the stored outputs of all control points may take
 _MEMORY = 512 * 2**20
+# more control points would cost more than they save
+_MOST = 4
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-class _Recorder(Exception):
-    """Not an error: it carries the first layer's name and input out of the forward pass."""
+class _Input(Exception):
+    """Not an error: it carries a layer's input out of the forward pass."""
 
 
 class FirstLayer:
@@ -42,41 +46,34 @@ class FirstLayer:
     def of(cls, path: Path, x: Tensor, batch_size: int) -> FirstLayer | None:
         """The first layer of the path's networks on images `x`; None where the idea does not apply.
 
-        It applies when the first linear or convolutional layer a forward pass calls is called once
-        and sees the same input, bit for bit, at every control point, and when the stored outputs
-        fit into memory.
+        It applies when the first linear or convolutional layer of a forward pass is called once,
+        has no hooks, comes before any batch norm, and sees the same input, bit for bit, at every
+        control point; when the stored outputs fit into memory; and when a trial inside the path
+        agrees with the network itself.
         """
         count = len(next(iter(path.control_points.values())))
-        if count > 4:
+        model = path.model_at(0.0)
+        name = _first_layer(model, x[:1])
+        if name is None or count > _MOST:
             return None
-        models = []
-        for i in range(count):
-            model = path.model_at(0.0)
-            model.load_state_dict(
-                {name: points[i] for name, points in path.control_points.items()}, strict=False
-            )
-            models.append(model)
-        found = [_first_call(model, x[:2]) for model in models]
-        if any(call is None for call in found):
-            return None
-        names = {call[0] for call in found if call is not None}
-        inputs = [call[1] for call in found if call is not None]
-        if len(names) > 1 or any(not torch.equal(inputs[0], z) for z in inputs[1:]):
-            return None
-        name = names.pop()
-        if _calls(models[0], name, x[:2]) != 1:
-            return None
-        layers = [model.get_submodule(name) for model in models]
+        models = [model, *(path.model_at(0.0) for _ in range(count - 1))]
+        for i, other in enumerate(models):
+            point = {key: points[i] for key, points in path.control_points.items()}
+            other.load_state_dict(point, strict=False)
+        layers = [other.get_submodule(name) for other in models]
+        outputs: list[Tensor] = []
         with torch.no_grad():
-            size = layers[0](inputs[0]).numel() // 2
-            if 4 * size * count * len(x) > _MEMORY:
-                return None
-            outputs = []
             for batch in x.split(batch_size):
-                call = _first_call(models[0], batch)
-                assert call is not None
-                outputs.append(torch.stack([layer(call[1]) for layer in layers]))
-        return cls(name, outputs)
+                z, *others = (_input(other, name, batch) for other in models)
+                if any(not torch.equal(z, other) for other in others):
+                    return None
+                if not outputs:
+                    floats = count * layers[0](z[:1]).numel() * len(x)
+                    if 4 * floats > _MEMORY:
+                        return None
+                outputs.append(torch.stack([layer(z) for layer in layers]))
+        found = cls(name, outputs)
+        return found if found._agrees(path, x[: min(2, batch_size)]) else None
 
     def replaying(self, model: nn.Module, coefficients: Tensor) -> nn.Module:
         """The model with its first layer replaced by the mixture with these coefficients.
@@ -89,6 +86,20 @@ class FirstLayer:
     def turn_to(self, batch: int) -> None:
         """Which batch is about to be passed."""
         self._module.outputs = self.outputs[batch]
+
+    def _agrees(self, path: Path, x: Tensor) -> bool:
+        """Whether a replay inside the path gives what the network there gives."""
+        t = 0.375
+        model = path.model_at(t)
+        self._module.outputs = self.outputs[0][:, : len(x)]
+        with evaluating(model):
+            expected = model(x)
+            try:
+                found = self.replaying(model, path.coefficients(t))(x)
+            except AttributeError:  # the forward pass looks at the layer's own attributes
+                return False
+        scale = float(expected.abs().max())
+        return torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * scale)
 
 
 class _Replay(nn.Module):
@@ -115,41 +126,37 @@ def _shell(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
     return shell
 
 
-def _calls(model: nn.Module, name: str, x: Tensor) -> int:
-    """How often a forward pass calls the layer `name`."""
-    calls = 0
-
-    def count(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-
-    handle = model.get_submodule(name).register_forward_pre_hook(count)
+def _first_layer(model: nn.Module, x: Tensor) -> str | None:
+    """The name of the first linear or convolutional layer, if it can be replayed."""
+    names = {m: name for name, m in model.named_modules() if type(m) in _LAYERS and name}
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    called: list[nn.Module] = []
+    handles = [m.register_forward_pre_hook(lambda m, _: called.append(m)) for m in (*names, *norms)]
     try:
         with evaluating(model):
             model(x)
-    finally:
-        handle.remove()
-    return calls
-
-
-def _first_call(model: nn.Module, x: Tensor) -> tuple[str, Tensor] | None:
-    """The name and input of the first linear or convolutional layer a forward pass calls."""
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    names = {m: name for name, m in model.named_modules() if type(m) in kinds}
-    if not names:
-        return None
-
-    def record(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-        raise _Recorder(names[layer], args[0])
-
-    handles = [layer.register_forward_pre_hook(record) for layer in names]
-    try:
-        with evaluating(model):
-            model(x)
-    except _Recorder as found:
-        name, z = found.args
-        return name, z
     finally:
         for handle in handles:
             handle.remove()
-    return None
+    if not called or called[0] not in names or called.count(called[0]) > 1:
+        return None
+    first = called[0]
+    return None if first._forward_hooks or first._forward_pre_hooks else names[first]
+
+
+def _input(model: nn.Module, name: str, x: Tensor) -> Tensor:
+    """What the layer `name` is given when the model is given `x`."""
+
+    def stop(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        raise _Input(args[0])
+
+    handle = model.get_submodule(name).register_forward_pre_hook(stop)
+    try:
+        with evaluating(model):
+            model(x)
+    except _Input as found:
+        z: Tensor = found.args[0]
+        return z
+    finally:
+        handle.remove()
+    raise AssertionError(f"expected {name} to be called by every forward pass")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 from torch import nn
 
@@ -35,14 +36,16 @@ def mlp(
     Raises:
         ValueError: for a width below 1 or an unknown activation or norm.
     """
-    widths = (width,) if isinstance(width, int) else tuple(width)
-    if any(w < 1 for w in widths):
-        raise ValueError(f"expected every width of an mlp to be at least 1, found {list(widths)}")
+    widths = tuple(width) if isinstance(width, Sequence) else (width,)
+    if any(not isinstance(w, Integral) or w < 1 for w in widths):
+        raise ValueError(
+            f"expected every width of an mlp to be a whole number from 1, found {list(widths)}"
+        )
     if norm not in (None, "batch", "layer"):
         raise ValueError(f"expected norm to be None, 'batch' or 'layer', found {norm!r}")
     layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
     fan_in = math.prod(shape)
-    for i, units in enumerate(widths, start=1):
+    for i, units in enumerate(map(int, widths), start=1):
         layers[f"linear{i}"] = nn.Linear(fan_in, units, bias=bias)
         if norm is not None:
             layers[f"norm{i}"] = nn.BatchNorm1d(units) if norm == "batch" else nn.LayerNorm(units)

@@ -61,7 +61,10 @@ class Path(ABC):
         start = weights.of(a)
         moving = {name: x for name, x in start.items() if x.is_floating_point()}
         weights.check_compatible(moving, {name: p[0] for name, p in control_points.items()})
-        for i, whose in ((0, "A"), (-1, "B")):
+        control_points = {name: control_points[name] for name in moving}  # in the order of A
+        last = len(next(iter(control_points.values()))) - 1
+        for i in range(last + 1):
+            whose = {0: "A", last: "B"}.get(i, f"control point {i}")
             weights.check_finite({name: p[i] for name, p in control_points.items()}, whose)
         knots = tuple(float(t) for t in knots)
         if knots[0] != 0 or knots[-1] != 1 or any(s >= t for s, t in pairwise(knots)):
@@ -166,6 +169,8 @@ def load_path(file: str | os.PathLike[str], model: nn.Module | None = None) -> P
     parts: dict[str, dict[str, Tensor]] = {"points": {}, "fixed": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
+        if part not in parts:
+            raise DamagedFileError(f"{file}: expected tensors of a path, found {name!r}")
         parts[part][rest] = tensor
     start = {name: p[0] for name, p in parts["points"].items()} | parts["fixed"]
     a = rebuild(start, header, model, str(file))

@@ -131,9 +131,7 @@ def line(endpoints: list[nn.Module]) -> mc.LinearPath:
     return mc.LinearPath(endpoints[0], endpoints[1])
 
 
-def test_the_ends_are_the_networks_themselves(
-    endpoints: list[nn.Module], digits: mc.Data
-) -> None:
+def test_the_ends_are_the_networks_themselves(endpoints: list[nn.Module], digits: mc.Data) -> None:
     prof = mc.profile(line(endpoints), digits, 3)
     for row, model in ((0, endpoints[0]), (-1, endpoints[1])):
         for split in ("train", "test"):
@@ -252,7 +250,9 @@ def test_low_precision_is_near(endpoints: list[nn.Module], digits: mc.Data) -> N
         mc.profile(line(endpoints), digits, 7, precision=p) for p in ("float32", "bfloat16")
     )
     assert not np.array_equal(high.table["test_loss"], low.table["test_loss"])
-    np.testing.assert_allclose(low.table["test_loss"], high.table["test_loss"], rtol=0.05, atol=0.02)
+    np.testing.assert_allclose(
+        low.table["test_loss"], high.table["test_loss"], rtol=0.05, atol=0.02
+    )
 
 
 @pytest.mark.parametrize(
@@ -301,9 +301,7 @@ def test_from_a_network_to_itself_there_is_none(
     assert prof.table["test_loss"].nunique() == 1
 
 
-def test_resetting_the_statistics_lowers_the_wall(
-    normed: list[nn.Module], digits: mc.Data
-) -> None:
+def test_resetting_the_statistics_lowers_the_wall(normed: list[nn.Module], digits: mc.Data) -> None:
     for a, b in pairwise(normed):
         path = mc.LinearPath(a, b)
         none, reset = (

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -16,9 +18,7 @@ def test_the_layers_are_named_and_sized(tiny: mc.Data, width: object, units: lis
     assert [name for name, _ in model.named_children()] == [*names, "output"]
     sizes = [64, *units, 10]
     linears = [m for m in model if isinstance(m, nn.Linear)]
-    assert [(m.in_features, m.out_features) for m in linears] == list(
-        zip(sizes, sizes[1:], strict=False)
-    )
+    assert [(m.in_features, m.out_features) for m in linears] == list(itertools.pairwise(sizes))
 
 
 def test_it_is_the_formula(tiny: mc.Data) -> None:

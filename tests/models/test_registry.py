@@ -91,7 +91,7 @@ def test_unknown_names_offer_the_close_ones(large: mc.Data) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("mlp", {"width": 0}, r"width of an mlp to be at least 1, found \[0\]"),
+        ("mlp", {"width": 0}, r"width of an mlp to be a whole number from 1, found \[0\]"),
         ("mlp", {"width": (5, -1)}, r"found \[5, -1\]"),
         ("mlp", {"act": "step"}, r"activation out of \[.*'relu'.*\], found 'step'"),
         ("mlp", {"norm": "group"}, "None, 'batch' or 'layer', found 'group'"),
@@ -121,9 +121,7 @@ def test_images_too_small_are_refused_with_both_sizes(digits: mc.Data) -> None:
         mc.build_model("resnet20", mc.load_data("digits", device="cpu", size=3))
 
 
-def test_a_new_architecture_is_a_function(
-    tiny: mc.Data, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_architecture_is_a_function(tiny: mc.Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_BUILDERS", dict(registry._BUILDERS))
 
     @register("linear")

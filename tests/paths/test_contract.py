@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path as File
 
@@ -130,7 +131,7 @@ def test_knots_run_from_0_to_1(make: Callable) -> None:
     knots = make(network(0), network(1)).knots
     assert isinstance(knots, tuple)
     assert (knots[0], knots[-1]) == (0.0, 1.0)
-    assert all(s < t for s, t in zip(knots, knots[1:], strict=False))
+    assert all(s < t for s, t in itertools.pairwise(knots))
 
 
 @pytest.mark.usefixtures("offline")
