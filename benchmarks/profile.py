@@ -21,7 +21,7 @@ NAME = "profile"
 SINGLE, OURS, LOW = "one model at a time", "mc.profile", "mc.profile in bfloat16"
 #: four digits
 AGREEMENT = 5e-5
-_BATCH = 1000
+_BATCH = 2048
 
 
 def _one_at_a_time(path: mc.Path, data: mc.Data, points: int) -> pd.DataFrame:

@@ -80,7 +80,7 @@ class Recipe:
 
 def _mix(seed: int, epoch: int) -> int:
     """A seed for every epoch of every seed, far apart."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1
 
 
 class Run:
