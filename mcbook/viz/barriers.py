@@ -76,7 +76,8 @@ def plot_barriers(
     sentences: list[str] = []
     columns: dict[str, list] = {key: [] for key in (group or "", x, "pairs", "mean", "low", "high")}
     # positions are in units of the closest spacing, so that groups stand apart
-    gap = min(np.diff(sorted(places.values())), default=1.0)
+    at_all = sorted(places.values())
+    gap = max(min(np.diff(at_all), default=1.0), 0.03 * (at_all[-1] - at_all[0]))
     with figure_style():
         figure, axes = new_figure(SINGLE)
         for index, label in enumerate(labels):
@@ -115,13 +116,14 @@ def plot_barriers(
             sentences.append(labelled(str(label), f"{said} by {along}: {'; '.join(told)}"))
         _axis(axes, levels, places, numeric)
         axes.set_xlabel(along)
-        axes.set_title(said[:1].upper() + said[1:])
+        # with a legend, on a line of its own above it
+        axes.set_title(said[:1].upper() + said[1:], pad=28 if group else None)
         bottom, top = axes.get_ylim()
         axes.set_ylim(min(0.0, bottom), top)
         if group:
             handles, names = axes.get_legend_handles_labels()
             axes.legend(
-                handles, names, loc="lower right", bbox_to_anchor=(1, 1.015), ncols=len(names)
+                handles, names, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(names)
             )
     if not group:
         del columns[""]
@@ -146,10 +148,16 @@ def _places(levels: list, numeric: bool, log_x: bool) -> dict:
 
 
 def _axis(axes: Axes, levels: list, places: dict, numeric: bool) -> None:
-    """Ticks at the values that were measured, and nowhere else."""
+    """Ticks at the values that were measured, and nowhere else; labels where there is room."""
     at = [places[value] for value in levels]
-    axes.set_xticks(at, [f"{value:g}" if numeric else str(value) for value in levels])
     room = 0.08 * (max(at) - min(at)) or 0.5
+    labels: list[str] = []
+    last = -np.inf
+    for value, place in zip(levels, at, strict=True):
+        free = not numeric or place - last >= 0.5 * room
+        labels.append((f"{value:g}" if numeric else str(value)) if free else "")
+        last = place if free else last
+    axes.set_xticks(at, labels)
     axes.set_xlim(min(at) - room, max(at) + room)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -298,14 +296,6 @@ def test_tiny_differences_between_machines_leave_no_trace():
     assert plot_profile(exact).html() == (
         plot_profile(Profile(shifted, "none", "linear", "digits")).html()
     )
-
-
-def test_importing_the_package_does_not_import_matplotlib():
-    program = "import sys, mcbook; print('matplotlib' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "False"
 
 
 def test_wording():
