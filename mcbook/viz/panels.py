@@ -111,7 +111,9 @@ def mark_barrier(
     gap = y - chord if kind == "loss" else chord - y
     at = int(gap.argmax())
     bottom, top = axes.get_ylim()
-    text = f"barrier {distance(barrier, kind)}"
+    # in points the number says what it is; the shorter text stays clear of the curve
+    text = distance(barrier, kind)
+    text = f"barrier {text}" if kind == "loss" else text
     if gap[at] < 0.14 * (top - bottom):
         # too low for a ruler with its text inside: make room beyond the curve
         up = kind == "loss"
