@@ -75,9 +75,10 @@ def plot_barriers(
     along = x_label or str(x).replace("_", " ")
     sentences: list[str] = []
     columns: dict[str, list] = {key: [] for key in (group or "", x, "pairs", "mean", "low", "high")}
-    # positions are in units of the closest spacing, so that groups stand apart
+    # groups and pairs stand apart by parts of the closest spacing
     at_all = sorted(places.values())
-    gap = max(min(np.diff(at_all), default=1.0), 0.03 * (at_all[-1] - at_all[0]))
+    reach = at_all[-1] - at_all[0] or 1.0
+    gap = float(np.clip(min(np.diff(at_all), default=1.0), 0.03 * reach, reach / 6))
     with figure_style():
         figure, axes = new_figure(SINGLE)
         for index, label in enumerate(labels):

@@ -111,9 +111,7 @@ def mark_barrier(
     gap = y - chord if kind == "loss" else chord - y
     at = int(gap.argmax())
     bottom, top = axes.get_ylim()
-    # in points the number says what it is; the shorter text stays clear of the curve
-    text = distance(barrier, kind)
-    text = f"barrier {text}" if kind == "loss" else text
+    text = f"barrier {distance(barrier, kind)}"
     if gap[at] < 0.14 * (top - bottom):
         # too low for a ruler with its text inside: make room beyond the curve
         up = kind == "loss"
@@ -157,34 +155,48 @@ def mark_barrier(
 def _free(
     figure: Figure, axes: Axes, x: float, start: float, end: float, width: float
 ) -> tuple[float, float, bool]:
-    """Where beside a ruler a text of this width (in points) crosses no curve.
+    """Where near a ruler a text of this width (in points) crosses no curve.
+
+    Beside the ruler and near its start if there is room, else outside the
+    hill (or valley) and near its top.
 
     Args:
-        figure: whose width is shared out.
+        figure: whose size is shared out.
         axes: with every curve already drawn.
         x: where the ruler stands.
-        start: where it starts; a text near its start is preferred.
-        end: where it ends.
+        start: where it starts, on the chord.
+        end: where it ends, on the curve.
         width: how wide the text is.
 
     Returns:
-        The place of the text, and whether it stands to the right.
+        Where the text starts, its height, and whether it goes to the right.
     """
-    points = 0.82 * figure.get_size_inches()[0] * 72
-    curves = [line.get_data() for line in axes.get_lines()]
-    best = (-float("inf"), x, start, True)
-    for share in np.linspace(0.45, 0.1, 8):
+    # about what the axes get of the figure, in points
+    across, up = np.array([0.82, 0.7]) * figure.get_size_inches() * 72
+    bottom, top = axes.get_ylim()
+    margin = 8 * (top - bottom) / up
+    grid = np.linspace(0, 1, 201)
+    curves = [
+        np.interp(grid, np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float))
+        for line in axes.get_lines()
+    ]
+    best, room_there = (x, start, True), -float("inf")
+    for share in (0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.8, 0.7, 0.9, 0.6):
+        inside = share < 0.5
         height = start + share * (end - start)
-        crossings = [0.0, 1.0]
-        for t, y in curves:
-            t, above = np.asarray(t, dtype=float), np.asarray(y, dtype=float) > height
-            crossings += list(t[:-1][above[:-1] != above[1:]])
+        taken = np.any([np.abs(y - height) < margin for y in curves], axis=0)
         for right in (True, False):
-            side = [c - x if right else x - c for c in crossings]
-            room = min(points * min(d for d in side if d > 0.02) - width, 0.0)
-            if room > best[0]:
-                best = (room, x, height, right)
-    return best[1:]
+            # how far from the ruler curves are met on this side
+            met = np.abs(grid - x)[taken & ((grid > x + 0.02) if right else (grid < x - 0.02))]
+            edge = 1 - x if right else x
+            near, far = (met.min(), met.max()) if len(met) else (edge, 0.0)
+            room = across * (near if inside else edge - far) - width
+            place = x if inside else (x + far if right else x - far)
+            if room >= 0:
+                return place, height, right
+            if room > room_there:
+                best, room_there = (place, height, right), room
+    return best
 
 
 def add_legend(figure: Figure, axes: Axes) -> None:
