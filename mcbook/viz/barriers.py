@@ -108,7 +108,8 @@ def plot_barriers(
             axes.plot(
                 *zip(*means, strict=True),
                 color=look.color,
-                ls=look.dashes,
+                # names have no order that a line could follow
+                ls=look.dashes if numeric else "none",
                 lw=1.4,
                 marker=look.marker,
                 ms=7,
