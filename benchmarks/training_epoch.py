@@ -2,9 +2,9 @@
 
 The usual loop is the one of PyTorch's and torchvision's examples: a dataset
 that turns each image into a PIL image, `ToTensor` and `Normalize` for each of
-them, a DataLoader, and a plain loop.  Both normalise, both train with SGD and
-momentum on the same images, sizes and batches, and both add up the loss and
-the hits.  `mc.train` also evaluates 100 test images.
+them, a DataLoader, and a plain loop.  Both ways normalise, train with SGD and
+momentum on the same images in batches of one size, add up the loss and the
+hits, and evaluate the test set after the epoch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .harness import Result, compare
 from .images import images
 
 NAME = "training_epoch"
-USUAL, OURS = "transforms, DataLoader, loop", "mc.train"
+USUAL, OURS, LOW = "transforms, DataLoader, loop", "mc.train", "mc.train in bfloat16"
 TARGET = 2.5
 _BATCH, _LR, _MOMENTUM = 128, 0.05, 0.9
 
@@ -48,12 +48,12 @@ class _UsualImages(Dataset):
         return self.transform(picture), int(self.labels[index])
 
 
-def _usual_epoch(dataset: _UsualImages, model: nn.Module) -> None:
-    loader = DataLoader(dataset, batch_size=_BATCH, shuffle=True)
+def _usual_epoch(train: _UsualImages, test: _UsualImages, model: nn.Module) -> dict[str, float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=_LR, momentum=_MOMENTUM)
+    row = {}
     total, right = 0.0, 0
     model.train()
-    for x, y in loader:
+    for x, y in DataLoader(train, batch_size=_BATCH, shuffle=True):
         optimizer.zero_grad()
         logits = model(x)
         loss = F.cross_entropy(logits, y)
@@ -61,6 +61,16 @@ def _usual_epoch(dataset: _UsualImages, model: nn.Module) -> None:
         optimizer.step()
         total += loss.item() * len(y)
         right += (logits.argmax(1) == y).sum().item()
+    row["train_loss"], row["train_accuracy"] = total / len(train), right / len(train)
+    total, right = 0.0, 0
+    model.eval()
+    with torch.no_grad():
+        for x, y in DataLoader(test, batch_size=1000):
+            logits = model(x)
+            total += F.cross_entropy(logits, y, reduction="sum").item()
+            right += (logits.argmax(1) == y).sum().item()
+    row["test_loss"], row["test_accuracy"] = total / len(test), right / len(test)
+    return row
 
 
 def run(rounds: int = 5, smoke: bool = False, clock: str = "wall") -> Result:
@@ -74,27 +84,39 @@ def run(rounds: int = 5, smoke: bool = False, clock: str = "wall") -> Result:
     Returns:
         The result.
     """
-    data, said = images("mnist", 300 if smoke else 60_000, 100)
+    data, said = images("mnist", *((300, 100) if smoke else (60_000, 10_000)))
     width = (32, 32, 32) if smoke else (512, 512, 512)
-    dataset = _UsualImages(data.train.x, data.train.y)
+    train, test = (_UsualImages(split.x, split.y) for split in (data.train, data.test))
+    rows: dict[str, dict[str, float]] = {}
 
     # as usual: the data set normalises; as here: the network does
     bare = mc.build_model("mlp", data, width=width)
     standardizing = mc.build_model("mlp", data, width=width, standardize=True)
 
     def usual() -> None:
-        _usual_epoch(dataset, copy.deepcopy(bare))
+        rows[USUAL] = _usual_epoch(train, test, copy.deepcopy(bare))
 
-    def ours() -> None:
-        recipe = {"batch_size": _BATCH, "lr": _LR, "momentum": _MOMENTUM}
-        mc.train(standardizing, data, epochs=1, progress=False, **recipe)
+    def ours(way: str, precision: str) -> None:
+        recipe = {"batch_size": _BATCH, "lr": _LR, "momentum": _MOMENTUM, "precision": precision}
+        model = mc.train(standardizing, data, epochs=1, progress=False, **recipe)
+        rows[way] = model.history.iloc[0].to_dict()
 
-    comparison = compare({USUAL: usual, OURS: ours}, USUAL, rounds, warmups=int(smoke), clock=clock)
+    ways = {
+        USUAL: usual,
+        OURS: lambda: ours(OURS, "float32"),
+        LOW: lambda: ours(LOW, "bfloat16"),
+    }
+    comparison = compare(ways, USUAL, rounds, warmups=int(smoke), clock=clock)
     sizes = "-".join(map(str, (784, *width, 10)))
     return Result(
         NAME,
-        f"one epoch of an MLP {sizes}, batches of {_BATCH}",
+        f"one epoch of an MLP {sizes}, batches of {_BATCH}, and a test",
         said,
         comparison,
         {} if smoke else {OURS: TARGET},
+        notes=tuple(
+            f"{way}: train loss {row['train_loss']:.3f}, test loss {row['test_loss']:.3f}, "
+            f"test accuracy {100 * row['test_accuracy']:.1f} %"
+            for way, row in rows.items()
+        ),
     )

@@ -26,7 +26,15 @@ from torch.nn import functional as F
 from .errors import DamagedFileError, MissingDataError, UnknownNameError
 from .files import write_atomic
 
-__all__ = ["Data", "Split", "data_from_arrays", "default_device", "list_data", "load_data"]
+__all__ = [
+    "Data",
+    "Split",
+    "data_from_arrays",
+    "data_root",
+    "default_device",
+    "list_data",
+    "load_data",
+]
 
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer",
             "dog", "frog", "horse", "ship", "truck")  # fmt: skip
@@ -210,7 +218,7 @@ def load_data(
     if name == "digits":
         data = _digits()
     elif name in _ARCHIVES:
-        data = _archive(name, _root(root))
+        data = _archive(name, data_root(root))
     else:
         raise UnknownNameError("data set", name, list_data())
     return _shaped(data, size, channels).to(default_device() if device is None else device)
@@ -302,7 +310,8 @@ def _digits() -> Data:
     return data_from_arrays(x_train, y_train, x_test, y_test, name="digits", white=16)
 
 
-def _root(root: str | os.PathLike[str] | None) -> Path:
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """Where archives are looked for: `root`, else `$MCBOOK_DATA`, else the user's cache folder."""
     if root is not None:
         return Path(root).expanduser()
     if os.environ.get("MCBOOK_DATA"):

@@ -84,9 +84,9 @@ def _packages() -> list[Finding]:
 
 
 def _datasets() -> list[Finding]:
-    from .data import _root, list_data
+    from .data import data_root, list_data
 
-    root = _root(None)
+    root = data_root(None)
     found = []
     for name in list_data():
         file = root / f"{name}.npz"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -113,13 +113,7 @@ def dot(a: Weights, b: Weights, names: Iterable[str] | None = None) -> float:
         IncompatibleError: see `check_compatible`.
         KeyError: for a name that is not there.
     """
-    check_compatible(a, b)
-    chosen = a if names is None else {name: a[name] for name in names}
-    return math.fsum(
-        float(torch.dot(x.reshape(-1).double(), b[name].reshape(-1).to(x.device).double()))
-        for name, x in chosen.items()
-        if x.is_floating_point()
-    )
+    return math.fsum(float(torch.dot(x, y)) for x, y in _vectors(a, b, names))
 
 
 def distance(a: Weights, b: Weights, names: Iterable[str] | None = None) -> float:
@@ -134,12 +128,15 @@ def distance(a: Weights, b: Weights, names: Iterable[str] | None = None) -> floa
         IncompatibleError: see `check_compatible`.
         KeyError: for a name that is not there.
     """
+    return math.sqrt(math.fsum(float((x - y).square().sum()) for x, y in _vectors(a, b, names)))
+
+
+def _vectors(
+    a: Weights, b: Weights, names: Iterable[str] | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The chosen floating-point tensors of both, as float64 vectors on A's devices."""
     check_compatible(a, b)
-    chosen = a if names is None else {name: a[name] for name in names}
-    return math.sqrt(
-        math.fsum(
-            float((x.double() - b[name].to(x.device).double()).square().sum())
-            for name, x in chosen.items()
-            if x.is_floating_point()
-        )
-    )
+    for name in a if names is None else names:
+        x = a[name]
+        if x.is_floating_point():
+            yield x.reshape(-1).double(), b[name].reshape(-1).to(x.device).double()

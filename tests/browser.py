@@ -6,7 +6,6 @@ at is recorded, so that a test can end with `page.record.check()`.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,9 +15,10 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, Error, Page, Route, sync_playwright
 
-__all__ = ["FLAGS", "Record", "axe_violations", "browser", "find_browser", "open_page", "recorded"]
+from mcbook.readiness import find_browser
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+__all__ = ["FLAGS", "Record", "axe_violations", "browser", "open_page", "recorded"]
+
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -59,11 +59,6 @@ class Record:
         """Fail when the page asked for anything elsewhere or logged an error."""
         assert not self.foreign, f"requests to other hosts: {self.foreign}"
         assert not self.errors, f"errors in the page: {self.errors}"
-
-
-def find_browser() -> str | None:
-    """The path of an installed Chromium or Chrome, or None for the one playwright brings."""
-    return next((path for path in map(shutil.which, NAMES) if path), None)
 
 
 @contextmanager
