@@ -10,6 +10,7 @@ from typing import Any
 from .checkout import NoCheckoutError
 from .errors import DamagedFileError, IncompatibleError, MissingDataError, UnknownNameError
 from .execution import ChapterError
+from .provenance import package_version
 from .study import StudyError
 
 _OWN_ERRORS = (
@@ -38,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m mcbook",
         description="Build the mode connectivity book, run its chapters, make its records.",
     )
+    parser.add_argument("--version", action="version", version=f"mcbook {package_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     scales: dict[str, Any] = {
         "choices": ("smoke", "default", "full"),

@@ -9,45 +9,26 @@ normalisation is an option of the model, so that it travels with the weights.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import zipfile
-import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import DamagedFileError, MissingDataError, UnknownNameError
-from .files import write_atomic
+from .archives import ARCHIVES, KEYS, data_root, read_archive
+from .errors import DamagedFileError, UnknownNameError
 
 __all__ = [
     "Data",
     "Split",
     "data_from_arrays",
-    "data_root",
     "default_device",
     "list_data",
     "load_data",
 ]
-
-_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer",
-            "dog", "frog", "horse", "ship", "truck")  # fmt: skip
-# name: (number of classes, shape of one image, torchvision's class)
-_ARCHIVES: dict[str, tuple[int, tuple[int, ...], str]] = {
-    "mnist": (10, (28, 28), "MNIST"),
-    "cifar10": (10, (32, 32, 3), "CIFAR10"),
-    "cifar100": (100, (32, 32, 3), "CIFAR100"),
-}
-_KEYS = ("x_train", "y_train", "x_test", "y_test")
-# what numpy and zipfile raise for a file that is cut off, altered or something else altogether
-_DAMAGE = (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError,
-           zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -188,7 +169,7 @@ def default_device() -> torch.device:
 
 def list_data() -> list[str]:
     """The names `load_data` knows."""
-    return sorted(["digits", *_ARCHIVES])
+    return sorted(["digits", *ARCHIVES])
 
 
 def load_data(
@@ -217,7 +198,7 @@ def load_data(
     """
     if name == "digits":
         data = _digits()
-    elif name in _ARCHIVES:
+    elif name in ARCHIVES:
         data = _archive(name, data_root(root))
     else:
         raise UnknownNameError("data set", name, list_data())
@@ -255,6 +236,11 @@ def data_from_arrays(
                 f"expected x_{part} to be uint8 [n, h, w] or [n, h, w, c], "
                 f"found {x.dtype} {list(x.shape)}"
             )
+        if x.ndim == 4 and x.shape[3] not in (1, 3, 4):
+            raise ValueError(
+                f"expected x_{part} to have its 1, 3 or 4 channels last, [n, h, w, c], "
+                f"found {list(x.shape)}"
+            )
         if not np.issubdtype(y.dtype, np.integer) or y.shape != x.shape[:1]:
             raise ValueError(
                 f"expected y_{part} to be {len(x)} integers, found {y.dtype} {list(y.shape)}"
@@ -278,7 +264,7 @@ def data_from_arrays(
             f"found labels from {low} to {high}"
         )
     digest = hashlib.sha256()
-    for key in _KEYS:
+    for key in KEYS:
         values = np.ascontiguousarray(arrays[key].astype(np.int64 if key[0] == "y" else np.uint8))
         digest.update(f"{key} {values.shape}".encode())
         digest.update(values.data)
@@ -310,77 +296,13 @@ def _digits() -> Data:
     return data_from_arrays(x_train, y_train, x_test, y_test, name="digits", white=16)
 
 
-def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """Where archives are looked for: `root`, else `$MCBOOK_DATA`, else the user's cache folder."""
-    if root is not None:
-        return Path(root).expanduser()
-    if os.environ.get("MCBOOK_DATA"):
-        return Path(os.environ["MCBOOK_DATA"]).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return (Path(cache) if cache else Path.home() / ".cache") / "mcbook"
-
-
 def _archive(name: str, root: Path) -> Data:
-    file = root / f"{name}.npz"
-    if not file.exists():
-        _download(name, file)
-    count, shape, _ = _ARCHIVES[name]
+    arrays, classes = read_archive(name, root)
     try:
-        # opened here, so that a file that is no archive is closed again
-        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            missing = [key for key in _KEYS if key not in archive.files]
-            if missing:
-                raise DamagedFileError(
-                    f"{file}: expected the arrays {', '.join(_KEYS)}, "
-                    f"found {', '.join(archive.files) or 'none'}"
-                )
-            arrays = {key: archive[key] for key in _KEYS}
-    except DamagedFileError:
-        raise
-    except _DAMAGE as error:
-        raise DamagedFileError(
-            f"{file}: expected an npz archive of {name}, found a damaged file ({error}); "
-            f"delete it and load again"
-        ) from error
-    if arrays["x_train"].shape[1:] != shape:
-        raise DamagedFileError(
-            f"{file}: expected images of shape {list(shape)}, "
-            f"found {list(arrays['x_train'].shape[1:])}"
-        )
-    classes = _CIFAR10 if name == "cifar10" else tuple(map(str, range(count)))
-    try:
-        return data_from_arrays(**arrays, classes=classes, name=name)
+        x_train, y_train, x_test, y_test = (arrays[key] for key in KEYS)
+        return data_from_arrays(x_train, y_train, x_test, y_test, classes, name)
     except ValueError as error:
-        raise DamagedFileError(f"{file}: {error}") from error
-
-
-def _download(name: str, file: Path) -> None:
-    """Fetch `name` through torchvision (checksummed) and keep it as one npz file."""
-    import tempfile
-
-    from .models.library import library
-
-    try:
-        make: Callable = getattr(library("torchvision").datasets, _ARCHIVES[name][2])
-        with tempfile.TemporaryDirectory() as folder:
-            sets = {part: make(folder, train=part == "train", download=True)
-                    for part in ("train", "test")}  # fmt: skip
-            arrays: dict[str, Any] = {}
-            for part, images in sets.items():
-                arrays[f"x_{part}"] = np.asarray(images.data, dtype=np.uint8)
-                arrays[f"y_{part}"] = np.asarray(images.targets, dtype=np.int64)
-    except (OSError, RuntimeError, ModuleNotFoundError) as error:
-        # no network, a download that fails its checksum, or no torchvision
-        raise MissingDataError(
-            f"{file} is not there, and {name} could not be downloaded ({error}). Three ways to "
-            f"get it: (1) connect to the network and load it once; (2) copy a {name}.npz made "
-            f"elsewhere to that place (arrays {', '.join(_KEYS)}; uint8 images, integer labels); "
-            f"(3) name the folder that has it with root= or the variable MCBOOK_DATA. "
-            f'Without any of them, load_data("digits") needs no download.'
-        ) from error
-    packed = io.BytesIO()
-    np.savez_compressed(packed, **arrays)
-    write_atomic(file, packed.getvalue())
+        raise DamagedFileError(f"{root / name}.npz: {error}") from error
 
 
 def _shaped(data: Data, size: int | None, channels: int | None) -> Data:

@@ -5,7 +5,28 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["DamagedFileError", "IncompatibleError", "MissingDataError", "UnknownNameError"]
+__all__ = [
+    "DamagedFileError",
+    "IncompatibleError",
+    "MissingDataError",
+    "UnknownNameError",
+    "expect",
+]
+
+
+def expect(value: object, kind: type, what: str) -> None:
+    """Refuse an argument of another type at the door.
+
+    Args:
+        value: what was given.
+        kind: the type it must have.
+        what: that type in words.
+
+    Raises:
+        TypeError: saying what was expected and what was found.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"expected {what}, found {type(value).__name__}: {value!r:.60}")
 
 
 class UnknownNameError(LookupError):
@@ -22,7 +43,7 @@ class UnknownNameError(LookupError):
         close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
         there = ", ".join(names) if names else "none"
-        super().__init__(f"unknown {kind} {name!r}; {hint}There are: {there}")
+        super().__init__(f"unknown {kind} {name!r}; {hint}there are: {there}")
 
 
 class IncompatibleError(ValueError):

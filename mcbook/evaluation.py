@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .data import Split
+from .errors import expect
 
 __all__ = ["evaluate", "evaluating", "score"]
 
@@ -20,7 +21,16 @@ def score(logits: Tensor, y: Tensor) -> tuple[float, int]:
     Args:
         logits: `[n, classes]`, any precision; the loss is computed in float32, summed in float64.
         y: labels `[n]`.
+
+    Raises:
+        ValueError: when the logits are not of that form, or have no column for some label.
     """
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] <= int(y.max()):
+        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"expected logits [{len(y)}, more than {int(y.max())} classes] from the network, "
+            f"found {found}"
+        )
     losses = F.cross_entropy(logits.float(), y, reduction="none")
     return float(losses.double().sum()), int((logits.argmax(1) == y).sum())
 
@@ -45,7 +55,12 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 2048) -> tuple[fl
         model: any classifier of images; its flags are restored.
         split: images and labels.
         batch_size: how many images at once; the result does not depend on it.
+
+    Raises:
+        TypeError: when `split` is not a Split.
+        ValueError: when the network's outputs are not `[n, classes]`.
     """
+    expect(split, Split, "a split, such as data.test")
     loss, correct = 0.0, 0
     with evaluating(model):
         for x, y in zip(split.x.split(batch_size), split.y.split(batch_size), strict=True):

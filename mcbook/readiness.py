@@ -84,7 +84,8 @@ def _packages() -> list[Finding]:
 
 
 def _datasets() -> list[Finding]:
-    from .data import data_root, list_data
+    from .archives import data_root
+    from .data import list_data
 
     root = data_root(None)
     found = []

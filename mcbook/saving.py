@@ -174,7 +174,9 @@ def rebuild(
     try:
         weights.check_compatible(weights.of(module), tensors)
     except IncompatibleError as error:
-        raise IncompatibleError(f"{file} (B) does not fit the module (A): {error}") from error
+        raise IncompatibleError(
+            f"{file} does not fit the module (A is the module, B the file): {error}"
+        ) from error
     for name, tensor in module.state_dict(keep_vars=True).items():
         tensor.data = tensor.data.to(tensors[name].dtype)  # loading alone would cast the file's
     module.load_state_dict(tensors)

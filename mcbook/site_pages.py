@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,9 +140,40 @@ def provenance_section(folder: Path | None = None) -> str:
         sections.append(
             f"(record-{record.name})=\n## Record {record.name}\n\n"
             f'`mc.load_record("{record.name}")`: {_number(len(record.table), "row")} of '
-            f"{columns}.\n\n" + _facts(record.provenance)
+            f"{columns}.\n\n" + _facts(_brief(record.provenance))
         )
     return "\n\n".join(sections) + "\n"
+
+
+def _brief(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance with the arguments of a study's jobs put together: they can be a hundred."""
+    jobs = facts.get("arguments")
+    if not (isinstance(jobs, Mapping) and jobs):
+        return dict(facts)
+    if not all(isinstance(job, Mapping) for job in jobs.values()):
+        return dict(facts)
+    return {**facts, "arguments": _summary(list(jobs.values()))}
+
+
+def _summary(jobs: Sequence[Mapping[str, Any]]) -> str:
+    """The values that each argument takes over all jobs, and how many jobs there are."""
+    values: dict[str, list[Any]] = {}
+    for job in jobs:
+        for name, value in job.items():
+            seen = values.setdefault(name, [])
+            if value not in seen:
+                seen.append(value)
+    parts = [f"{name}: {_values(seen)}" for name, seen in values.items()]
+    every = math.prod(len(seen) for seen in values.values()) == len(jobs) > 1
+    return "; ".join([*parts, _number(len(jobs), "job") + (", every combination" * every)])
+
+
+def _values(seen: Sequence[Any]) -> str:
+    """Values as text; whole numbers without a gap as their first and last."""
+    whole = all(isinstance(value, int) and not isinstance(value, bool) for value in seen)
+    if whole and len(seen) > 2 and max(seen) - min(seen) == len(seen) - 1:
+        return f"{min(seen)} to {max(seen)}"
+    return ", ".join(map(str, seen))
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

@@ -119,6 +119,9 @@ def dot(a: Weights, b: Weights, names: Iterable[str] | None = None) -> float:
 def distance(a: Weights, b: Weights, names: Iterable[str] | None = None) -> float:
     """The Euclidean distance `sqrt(Σ (a_i - b_i)²)` over floating-point entries, in float64.
 
+    Buffers that are given count like parameters; `names` leaves them out (a profile's distances
+    are over parameters alone).
+
     Args:
         a: weights.
         b: weights of the same names and shapes.

@@ -46,7 +46,7 @@ def test_parameters_are_read_as_values(checkout):
         (["chapters", "run", "01_tyny"], "unknown chapter '01_tyny'; did you mean '01_tiny'?"),
         (["chapters", "run", "-p", "sed=1"], "unknown parameter of chapter 01_tiny 'sed'"),
         (["chapters", "sync"], "does not exist yet; make it with: python -m mcbook chapters run"),
-        (["study", "run", "x"], "unknown study 'x'; There are: none"),
+        (["study", "run", "x"], "unknown study 'x'; there are: none"),
         (["study", "report", "x"], "unknown record 'x'"),
         (["build", "01_tyny"], "unknown chapter '01_tyny'"),
     ],

@@ -83,7 +83,7 @@ def test_an_unknown_name_offers_the_close_ones(tmp_path):
     assert list_records(tmp_path) == ["barrier_width", "length"]
     with pytest.raises(UnknownNameError, match="unknown record 'barier_width'.*'barrier_width'"):
         load_record("barier_width", tmp_path)
-    with pytest.raises(UnknownNameError, match="There are: none"):
+    with pytest.raises(UnknownNameError, match="there are: none"):
         load_record("a", tmp_path / "nowhere")
 
 

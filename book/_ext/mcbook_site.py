@@ -9,7 +9,8 @@ A Sphinx extension (loaded through `local_extensions` in `_config.yml`).  It
   to other hosts;
 * offers "Open in Colab" on notebooks, and on nothing else;
 * links every description in the API pages to its code;
-* repairs what an accessibility checker finds in the theme's markup;
+* repairs what an accessibility checker finds in the theme's markup, and names
+  the buttons that copy code;
 * keeps only the part of MathJax that the pages load.
 """
 
@@ -32,6 +33,9 @@ _TOKENS = re.compile(r"\{\{ (repository_url|version) \}\}")
 # Parts of MathJax that the pages load: the bundle, its fonts, and the TeX
 # extensions that the bundle fetches when a formula first uses them.
 _MATHJAX_KEPT = ("tex-chtml.js", "output/chtml/fonts", "input/tex/extensions")
+
+# How the script that makes the copy buttons shall begin each.
+_NAMED_BUTTON = '<button aria-label="Copy the code" class="copybtn'
 
 # (pattern, replacement), each applied to the finished markup of every page.
 # All are idempotent: a page may meet them twice.
@@ -237,6 +241,17 @@ def prune(app: Sphinx, exception: Exception | None) -> None:
             folder.rmdir()
 
 
+def name_copy_buttons(app: Sphinx, exception: Exception | None) -> None:
+    """Give the buttons that copy code a name: the script makes them with a picture alone."""
+    script = Path(app.outdir, "_static", "copybutton.js")
+    if exception is not None or not script.is_file():
+        return
+    before = script.read_text(encoding="utf-8")
+    after = before.replace('<button class="copybtn', _NAMED_BUTTON)
+    if after != before:
+        script.write_text(after, encoding="utf-8")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect everything to Sphinx's events."""
     app.connect("config-inited", configure)
@@ -247,4 +262,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", place_colab_button, priority=900)
     app.connect("build-finished", repair_pages, priority=900)
     app.connect("build-finished", prune, priority=900)
+    app.connect("build-finished", name_copy_buttons, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

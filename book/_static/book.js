@@ -3,3 +3,37 @@
 if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") {
   DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 }
+
+// Formulas and tables wider than the page scroll in a box of their own.  While one
+// does, the Tab key stops there, so that the arrow keys can move it, and it says so
+// (in words too: the style sheet writes them under the box).
+const BOXES = [
+  ["div.math", "Formula, wider than the page: scrolls sideways"],
+  [".pst-scrollable-table-container", "Table, wider than the page: scrolls sideways"],
+];
+
+function markWideBoxes() {
+  for (const [boxes, label] of BOXES) {
+    for (const box of document.querySelectorAll(`article ${boxes}`)) {
+      const wide = box.scrollWidth > box.clientWidth + 1;
+      if (wide === box.classList.contains("book-wide")) continue;
+      box.classList.toggle("book-wide", wide);
+      const attributes = { tabindex: "0", role: "group", "aria-label": label };
+      for (const [name, value] of Object.entries(attributes)) {
+        if (wide) box.setAttribute(name, value);
+        else box.removeAttribute(name);
+      }
+    }
+  }
+}
+
+window.addEventListener("load", () => {
+  markWideBoxes();
+  // formulas get their width when they are set
+  window.MathJax?.startup?.promise?.then(markWideBoxes);
+  let waiting = 0;
+  window.addEventListener("resize", () => {
+    cancelAnimationFrame(waiting);
+    waiting = requestAnimationFrame(markWideBoxes);
+  });
+});

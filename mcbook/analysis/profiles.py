@@ -11,9 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .. import weights
 from ..data import Data
-from ..errors import UnknownNameError
+from ..errors import UnknownNameError, expect
 from ..evaluation import evaluating, score
 from ..normalization import has_batch_norm, measure_statistics_
 from ..paths.base import Path
@@ -80,7 +79,7 @@ class Profile:
         Raises:
             UnknownNameError: when that was not measured.
         """
-        return float(self.excess(split, what).max())
+        return max(0.0, float(self.excess(split, what).max()))  # 0.0 instead of -0.0
 
     def barrier_at(self, split: str = "test", what: str = "loss") -> float:
         """The `t` of the barrier: where the excess is highest (the first such `t`).
@@ -131,15 +130,20 @@ def profile(
         normalization: `reset` measures the batch-norm statistics anew at every point, on the
             training images (a fixed random 10,000 of them when there are more), before anything is
             evaluated; `none` interpolates them like weights.  None is `reset` where there is batch
-            norm.
+            norm, by PyTorch's layers: statistics a network keeps in buffers of its own are not
+            recognised and are interpolated.  Re-estimating changes the ends too, a little: what
+            training stored are running averages over weights that were still moving.
         precision: `float32`, or `bfloat16` for all layers but the first.
         batch_size: how many images at once; the result does not depend on it.
         progress: whether to show a bar.
 
     Raises:
+        TypeError: when `path` is not a Path or `data` not a Data.
         UnknownNameError: for an unknown split, normalization or precision.
         ValueError: for fewer than 2 points.
     """
+    expect(path, Path, "a path, such as LinearPath(a, b)")
+    expect(data, Data, "data, as load_data or data_from_arrays gives them")
     if points < 2:
         raise ValueError(f"expected at least 2 points, found {points}")
     if precision not in ("float32", "bfloat16"):
@@ -153,14 +157,12 @@ def profile(
     chosen = {split: data.split(split) for split in splits}
 
     grid = sorted({*np.linspace(0, 1, points).tolist(), *path.knots})
-    ends = [path.at(0.0), path.at(1.0)]
-    parameters = [name for name, _ in model.named_parameters()]
+    spreads = _spreads(path, [name for name, _ in model.named_parameters()])
     first = {split: FirstLayer.of(path, part.x, batch_size) for split, part in chosen.items()}
     rows = []
     with Bar(len(grid), "profile", progress) as bar:
         for t in grid:
-            point = path.at(t)
-            model.load_state_dict(point)
+            model.load_state_dict(path.at(t))
             if normalization == "reset":
                 measure_statistics_(model, _statistics_images(data))
             row = {"t": t}
@@ -169,8 +171,9 @@ def profile(
                     model, part.x, part.y, first[split], path.coefficients(t), batch_size, precision
                 )
                 row[f"{split}_loss"], row[f"{split}_accuracy"] = loss, accuracy
-            row["distance_a"] = weights.distance(point, ends[0], parameters)
-            row["distance_b"] = weights.distance(point, ends[1], parameters)
+            c = path.coefficients(t).numpy()
+            for end, spread in zip("ab", spreads, strict=True):
+                row[f"distance_{end}"] = float(np.sqrt(max(0.0, c @ spread @ c)))
             rows.append(row)
             bar.advance()
     return Profile(pd.DataFrame(rows), normalization, path.kind, data.name)
@@ -188,19 +191,34 @@ def _measure(
     """Mean loss and accuracy of the model as it stands."""
     loss, correct = 0.0, 0
     low = precision == "bfloat16"
-    with evaluating(model):
+    # autocast around all batches: it then casts the weights once
+    with evaluating(model), torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=low):
         replayed = model if first is None else first.replaying(model, coefficients)
         for i, (images, labels) in enumerate(
             zip(x.split(batch_size), y.split(batch_size), strict=True)
         ):
             if first is not None:
                 first.turn_to(i)
-            with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=low):
-                logits = replayed(images)
-            batch_loss, batch_correct = score(logits, labels)
+            batch_loss, batch_correct = score(replayed(images), labels)
             loss += batch_loss
             correct += batch_correct
     return loss / len(y), correct / len(y)
+
+
+def _spreads(path: Path, names: Sequence[str]) -> list[np.ndarray]:
+    """For each end `P_e`, the matrix `G[i, j] = <P_i - P_e, P_j - P_e>` over the named tensors.
+
+    Since `θ(t) - P_e = Σ_i c_i(t) (P_i - P_e)`, the squared distance from that end is `cᵀ G c`:
+    the tensors are gone through once, however many points are measured.
+    """
+    count = len(next(iter(path.control_points.values())))
+    spreads = [np.zeros((count, count)) for _ in "ab"]
+    for name in names:
+        points = path.control_points[name].reshape(count, -1).double()
+        for spread, end in zip(spreads, (0, -1), strict=True):
+            apart = points - points[end]
+            spread += (apart @ apart.T).cpu().numpy()
+    return spreads
 
 
 def _statistics_images(data: Data) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from mcbook.analysis.statistics import interval
+from mcbook.errors import UnknownNameError
 from mcbook.viz.figure import Figure, show
 from mcbook.viz.style import SINGLE, figure_style, new_figure, series
 from mcbook.viz.wording import labelled, number
@@ -23,7 +24,7 @@ def plot_barriers(
     x: str = "width",
     y: str = "barrier",
     group: str | None = None,
-    log_x: bool = True,
+    spacing: Literal["log", "linear", "even"] = "log",
     x_label: str | None = None,
     y_label: str | None = None,
     level: float = 0.95,
@@ -38,7 +39,8 @@ def plot_barriers(
         y: the column that was measured.
         group: a column that tells series apart, for example live results from
             a record.
-        log_x: draw numbers on a logarithmic axis.
+        spacing: how numbers are placed: on a logarithmic axis, on a plain one, or at even steps
+            whatever their values.
         x_label: what to write at the axis in place of the column's name.
         y_label: what to write at the axis in place of the column's name.
         level: how often an interval should cover the mean.
@@ -52,6 +54,7 @@ def plot_barriers(
         ValueError: if a column is missing, there are no rows, a value is not
             finite, or a logarithmic axis is asked for values that are not
             above zero.
+        UnknownNameError: for an unknown spacing.
     """
     import pandas as pd
 
@@ -63,13 +66,15 @@ def plot_barriers(
     if not np.isfinite(table[y].to_numpy(dtype=float)).all():
         raise ValueError(f"expected finite numbers in column {y!r}, found others")
     numeric = pd.api.types.is_numeric_dtype(table[x])
-    if numeric and log_x and (table[x] <= 0).any():
+    if spacing not in ("log", "linear", "even"):
+        raise UnknownNameError("spacing", spacing, ("log", "linear", "even"))
+    if numeric and spacing == "log" and (table[x] <= 0).any():
         raise ValueError(
             f"expected {x!r} above zero on a logarithmic axis, found {table[x].min():g}; "
-            "log_x=False draws it on a plain one"
+            "spacing='linear' draws it on a plain one"
         )
     levels = sorted(table[x].unique()) if numeric else list(pd.unique(table[x]))
-    places = _places(levels, numeric, log_x)
+    places = _places(levels, spacing if numeric else "even")
     labels = list(pd.unique(table[group])) if group else [""]
     said = y_label or str(y).replace("_", " ")
     along = x_label or str(x).replace("_", " ")
@@ -143,10 +148,10 @@ def plot_barriers(
     return show(figure, alt or " ".join(sentences), caption, columns, name="barriers")
 
 
-def _places(levels: list, numeric: bool, log_x: bool) -> dict:
-    if not numeric:
+def _places(levels: list, spacing: str) -> dict:
+    if spacing == "even":
         return {value: float(place) for place, value in enumerate(levels)}
-    return {value: float(np.log2(value) if log_x else value) for value in levels}
+    return {value: float(np.log2(value) if spacing == "log" else value) for value in levels}
 
 
 def _axis(axes: Axes, levels: list, places: dict, numeric: bool) -> None:

@@ -16,6 +16,8 @@ __all__ = ["PathSlider", "path_payload"]
 
 SPLITS = ("test", "train")
 MEASURES = ("loss", "accuracy")
+# three more than the page shows: rounding twice must not change what it says
+DIGITS = 6
 LINES = 5  # so many colours and dashes can be told apart
 
 
@@ -93,11 +95,11 @@ def _entry(name: str, profile: Profile) -> dict[str, Any]:
     for split in found:
         values = {what: table[f"{split}_{what}"].to_numpy(float) for what in MEASURES}
         splits[split] = {
-            **{what: [rounded(v) for v in ys] for what, ys in values.items()},
+            **{what: [rounded(v, DIGITS) for v in ys] for what, ys in values.items()},
             "barrier": {
                 what: {
-                    "t": rounded(_place(ts, values[what], what), 6),
-                    "value": rounded(float(profile.barrier(split, what))),
+                    "t": rounded(_place(ts, values[what], what), DIGITS),
+                    "value": rounded(float(profile.barrier(split, what)), DIGITS),
                 }
                 for what in MEASURES
             },
@@ -105,7 +107,7 @@ def _entry(name: str, profile: Profile) -> dict[str, Any]:
     return {
         "name": name,
         "kind": str(getattr(profile, "path_kind", "") or "straight"),
-        "t": [rounded(t, 6) for t in ts],
+        "t": [rounded(t, DIGITS) for t in ts],
         "splits": splits,
     }
 

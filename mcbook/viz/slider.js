@@ -79,6 +79,15 @@ function control({ model, step, label, ends, output }) {
   );
   let frame = 0;
 
+  // The numbers are read out where nothing else says them.  The input speaks for itself while it
+  // has the focus (aria-valuetext), and a value that plays would be read out at every step.
+  function hush() {
+    const quiet = frame || document.activeElement === input;
+    output.setAttribute("aria-live", quiet ? "off" : "polite");
+  }
+  input.addEventListener("focus", hush);
+  input.addEventListener("blur", () => output.setAttribute("aria-live", frame ? "off" : "polite"));
+
   function setT(t) {
     const places = Math.min(1, Math.max(0, Math.round(t / step) * step));
     model.set("t", Number(places.toFixed(6)));
@@ -89,15 +98,13 @@ function control({ model, step, label, ends, output }) {
     frame = 0;
     icon.setAttribute("d", ICONS.play);
     play.setAttribute("aria-label", "Play: move t from 0 to 1");
-    output.setAttribute("aria-live", "polite");
+    hush();
   }
   function start() {
     const from = model.get("t") >= 1 ? 0 : model.get("t");
     const begun = performance.now();
     icon.setAttribute("d", ICONS.pause);
     play.setAttribute("aria-label", "Pause");
-    // a moving value is not read out at every step
-    output.setAttribute("aria-live", "off");
     const go = (time) => {
       const t = Math.min(1, from + Math.max(0, time - begun) / 5000);
       setT(t);
@@ -105,6 +112,7 @@ function control({ model, step, label, ends, output }) {
       else stop();
     };
     frame = requestAnimationFrame(go);
+    hush();
   }
   play.addEventListener("click", () => (frame ? stop() : start()));
   input.addEventListener("input", () => {

@@ -34,6 +34,17 @@ OUTPUTS = """slider => {
   while (around && !around.querySelector("output")) around = around.parentElement;
   return around ? [...around.querySelectorAll("output")].map(one => one.textContent).join("|") : "";
 }"""
+# What scrolls sideways: reached by the Tab key, and only while it does.
+WIDE = """() => [...document.querySelectorAll(
+  "article div.math, article .pst-scrollable-table-container")]"""
+MARKED = (
+    WIDE
+    + """.every(box => (box.scrollWidth > box.clientWidth + 1) ===
+  (box.tabIndex === 0 && box.getAttribute("role") === "group" && !!box.ariaLabel))"""
+)
+# Buttons that copy code and say nothing.
+MUTE = """() => [...document.querySelectorAll("button.copybtn")]
+  .filter(one => one.ariaLabel !== "Copy the code").map(one => one.outerHTML.slice(0, 120))"""
 # Only colours differ between light and dark, so only they are looked at twice.
 COLOURS = ["color-contrast", "link-in-text-block"]
 AXE = """async ([part, rules]) => {
@@ -125,6 +136,8 @@ def test_every_page_offline(site: Path, running: Browser, subtests: pytest.Subte
             in_dark(page)
             assert violations(page, sample, colours_only=True) == []
             page.set_viewport_size({"width": 400, "height": 800})
+            page.wait_for_function(MARKED)
+            assert page.evaluate(MUTE) == []
             widths = "() => [document.documentElement.scrollWidth, document.body.scrollWidth]"
             assert max(page.evaluate(widths)) <= 400
             record.check()

@@ -248,6 +248,21 @@ def test_provenance_shows_every_record(tmp_path):
     assert "| seeds | `0, 1` |" in text
 
 
+def test_provenance_puts_the_arguments_of_jobs_together(tmp_path):
+    jobs = {f"{w},{p}": {"width": w, "pair": p} for w in (16, 64) for p in range(5)}
+    table = pd.DataFrame({"t": [0.0, 0.5]})
+    save_record("study", table, tmp_path, arguments=jobs)
+    text = provenance_section(tmp_path)
+    line = "| arguments | `width: 16, 64; pair: 0 to 4; 10 jobs, every combination` |"
+    assert line in text
+    assert "arguments:" not in text
+    del jobs["16,0"]
+    save_record("other", table, tmp_path, arguments=jobs)
+    assert "`width: 16, 64; pair: 0 to 4; 9 jobs`" in provenance_section(tmp_path)
+    save_record("single", table, tmp_path, arguments={"epochs": 3})
+    assert "| arguments: epochs | `3` |" in provenance_section(tmp_path)
+
+
 def test_tables_survive_bars_and_line_breaks():
     assert markdown_table(["a", "b"], [["x|y", "1\n2"]]).splitlines()[-1] == "| x\\|y | 1 2 |"
 

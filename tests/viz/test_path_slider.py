@@ -40,9 +40,9 @@ def test_payload_holds_the_profile_and_its_barriers():
     assert test["barrier"]["accuracy"] == {"t": 0.5, "value": 0.18}
 
 
-def test_payload_is_rounded_to_four_digits():
-    (entry,) = path_payload(profile([0.123456, 1234.56, 0.00012345678]))["profiles"]
-    assert entry["splits"]["test"]["loss"] == [0.1235, 1235.0, 0.0001235]
+def test_payload_is_rounded_to_six_digits():
+    (entry,) = path_payload(profile([0.12345678, 1234.5678, 0.00012345678]))["profiles"]
+    assert entry["splits"]["test"]["loss"] == [0.123457, 1234.57, 0.000123457]
     assert rounded(2 / 3) == 0.6667
     with pytest.raises(ValueError, match="expected a finite number, found nan"):
         rounded(float("nan"))

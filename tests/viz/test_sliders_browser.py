@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from playwright.sync_api import expect
@@ -299,6 +300,33 @@ def test_play_moves_t_and_can_be_paused(running, tmp_path, path_html):
         stopped = numbers(root)["t"]
         page.wait_for_timeout(150)
         assert numbers(root)["t"] == stopped < 1
+        record.check()
+
+
+def test_a_value_is_read_out_once(running, tmp_path, path_html):
+    with open_page(running, write_page(tmp_path, path_html)) as (page, record):
+        said = page.get_by_role("status")
+        expect(said).to_have_attribute("aria-live", "polite")
+        page.get_by_role("slider").focus()  # now aria-valuetext says it
+        expect(said).to_have_attribute("aria-live", "off")
+        page.keyboard.press("ArrowRight")
+        expect(said).to_have_attribute("aria-live", "off")
+        page.get_by_role("radio", name="train").check()
+        expect(said).to_have_attribute("aria-live", "polite")
+        page.get_by_role("button", name="Play").click()
+        expect(said).to_have_attribute("aria-live", "off")
+        page.get_by_role("button", name="Pause").click()
+        expect(said).to_have_attribute("aria-live", "polite")
+        record.check()
+
+
+def test_the_page_rounds_as_the_table_does(running, tmp_path):
+    losses = [0.05, 0.9, 0.12153]  # to four digits, then to three, the last would be 0.121
+    table = {"t": [0.0, 0.5, 1.0], "test_loss": losses, "test_accuracy": [0.9, 0.7, 0.9]}
+    html = PathSlider(mc.Profile(pd.DataFrame(table), "none", "linear", "digits")).to_html()
+    with open_page(running, write_page(tmp_path, html)) as (page, record):
+        page.get_by_role("slider").press("End")
+        assert "0.122" in page.get_by_role("status").inner_text()
         record.check()
 
 
