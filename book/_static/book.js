@@ -8,8 +8,10 @@ if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined
 // does, the Tab key stops there, so that the arrow keys can move it, and it says so
 // (in words too: the style sheet writes them under the box).
 const BOXES = [
-  ["div.math", "Formula, wider than the page: scrolls sideways"],
+  ["div.math mjx-container", "Formula, wider than the page: scrolls sideways"],
   [".pst-scrollable-table-container", "Table, wider than the page: scrolls sideways"],
+  [".text_html:has(table.dataframe)", "Table, wider than the page: scrolls sideways"],
+  [".mc-numbers", null], // brings its own name
 ];
 
 function markWideBoxes() {
@@ -18,6 +20,7 @@ function markWideBoxes() {
       const wide = box.scrollWidth > box.clientWidth + 1;
       if (wide === box.classList.contains("book-wide")) continue;
       box.classList.toggle("book-wide", wide);
+      if (label === null) continue;
       const attributes = { tabindex: "0", role: "group", "aria-label": label };
       for (const [name, value] of Object.entries(attributes)) {
         if (wide) box.setAttribute(name, value);
@@ -32,8 +35,11 @@ window.addEventListener("load", () => {
   // formulas get their width when they are set
   window.MathJax?.startup?.promise?.then(markWideBoxes);
   let waiting = 0;
-  window.addEventListener("resize", () => {
+  const soon = () => {
     cancelAnimationFrame(waiting);
     waiting = requestAnimationFrame(markWideBoxes);
-  });
+  };
+  window.addEventListener("resize", soon);
+  // what was folded away has a width when it is opened
+  document.addEventListener("toggle", soon, true);
 });

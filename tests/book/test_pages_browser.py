@@ -35,13 +35,11 @@ OUTPUTS = """slider => {
   return around ? [...around.querySelectorAll("output")].map(one => one.textContent).join("|") : "";
 }"""
 # What scrolls sideways: reached by the Tab key, and only while it does.
-WIDE = """() => [...document.querySelectorAll(
-  "article div.math, article .pst-scrollable-table-container")]"""
-MARKED = (
-    WIDE
-    + """.every(box => (box.scrollWidth > box.clientWidth + 1) ===
-  (box.tabIndex === 0 && box.getAttribute("role") === "group" && !!box.ariaLabel))"""
-)
+MARKED = """() => [...document.querySelectorAll("article div.math mjx-container, " +
+  "article .pst-scrollable-table-container, article .text_html:has(table.dataframe)")]
+  .every(box => box.scrollWidth > box.clientWidth + 1
+    ? box.tabIndex === 0 && box.getAttribute("role") === "group" && !!box.ariaLabel
+    : !box.hasAttribute("role"))"""
 # Buttons that copy code and say nothing.
 MUTE = """() => [...document.querySelectorAll("button.copybtn")]
   .filter(one => one.ariaLabel !== "Copy the code").map(one => one.outerHTML.slice(0, 120))"""
