@@ -40,8 +40,9 @@ def write_tensors(
         The path written.
     """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    text = json.dumps({"kind": kind, **header}, default=_plain)
-    meta = {"mcbook": text, "digest": _digest(text, plain)}
+    header = json.loads(json.dumps({"kind": kind, **header}, default=_plain))
+    # one entry: safetensors writes several in an order that changes from run to run
+    meta = {"mcbook": json.dumps({"digest": _digest(header, plain), **header})}
     return write_atomic(file, safetensors_torch.save(plain, metadata=meta))
 
 
@@ -86,13 +87,16 @@ def read_tensors(
             f"{file}: expected a file written by mcbook, found a safetensors file without its "
             f"header"
         )
+    try:
+        header = json.loads(meta["mcbook"])
+    except ValueError:
+        header = None
     # safetensors itself keeps no checksum
-    if meta.get("digest") != _digest(meta["mcbook"], tensors):
+    if not isinstance(header, dict) or header.pop("digest", None) != _digest(header, tensors):
         raise DamagedFileError(
             f"{file}: expected the content the file was written with, found another (its "
             f"checksum does not match)"
         )
-    header = json.loads(meta["mcbook"])
     if header["kind"] != kind:
         raise DamagedFileError(f"{file}: expected a saved {kind}, found a saved {header['kind']}")
     return tensors, header
@@ -138,8 +142,8 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"expected something JSON can hold, found {value!r}")
 
 
-def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(header.encode())
+def _digest(header: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
