@@ -60,11 +60,10 @@ import mcbook
 end = time.process_time()
 print(end - between, end - start, [m for m in {HEAVY!r} if m in sys.modules])
 """
-    # seconds of the processor: the machine may be busy with other things
     own, whole, heavy = child(code).split(maxsplit=2)
     assert heavy == "[]"
-    assert float(own) < 0.5
-    assert float(whole) < 3
+    # a ratio, since machines differ: what it needs takes longer than it does itself
+    assert float(own) < float(whole) / 2
 
 
 @pytest.mark.parametrize("name", mc.__all__)

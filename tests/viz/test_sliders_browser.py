@@ -239,7 +239,8 @@ def test_a_move_of_the_network_is_fast(running, tmp_path, network):
           }
           return times.sort((a, b) => a - b)[30];
         }""")
-        assert took < 25  # milliseconds; 2 to 4 on a quiet machine
+        # milliseconds; 2 to 4 on a quiet machine, and a move must stay a move on a slow one
+        assert took < 250
 
 
 def test_without_scripts_the_table_stays(running, tmp_path, path_html, network):
