@@ -22,6 +22,7 @@ from .paths import LinearPath, Path, load_path
 from .records import Record, list_records, load_record, save_record
 from .saving import load_model, save_model
 from .settings import begin_chapter
+from .symmetry import Permutation, PermutationSpec, TraceError, permute, trace_symmetry
 from .training import spawn, train
 from .verdicts import verdict
 
@@ -64,10 +65,13 @@ __all__ = [
     "NetworkSlider",
     "Path",
     "PathSlider",
+    "Permutation",
+    "PermutationSpec",
     "Profile",
     "Record",
     "RetrainControl",
     "Split",
+    "TraceError",
     "UnknownNameError",
     "begin_chapter",
     "build_model",
@@ -85,6 +89,7 @@ __all__ = [
     "load_path",
     "load_record",
     "models",
+    "permute",
     "plot_barriers",
     "plot_history",
     "plot_images",
@@ -97,6 +102,7 @@ __all__ = [
     "save_record",
     "show",
     "spawn",
+    "trace_symmetry",
     "train",
     "verdict",
     "weights",

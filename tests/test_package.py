@@ -35,6 +35,11 @@ CONTRACT = [
     "PathSlider",
     "NetworkSlider",
     "models",
+    "trace_symmetry",
+    "permute",
+    "Permutation",
+    "PermutationSpec",
+    "plot_symmetry",
 ]
 
 
@@ -84,9 +89,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def core() -> list[ModuleType]:
     names = [m.name for m in pkgutil.iter_modules(mc.__path__) if m.name not in ("__main__", "viz")]
-    for part in ("models", "paths", "analysis"):
+    for part in ("models", "paths", "analysis", "symmetry", "symmetry/rules"):
         folder = str(Path(mc.__file__).parent / part)
-        names += [f"{part}.{m.name}" for m in pkgutil.iter_modules([folder])]
+        names += [f"{part.replace('/', '.')}.{m.name}" for m in pkgutil.iter_modules([folder])]
     return [sys.modules[f"mcbook.{n}"] for n in names if f"mcbook.{n}" in sys.modules]
 
 

@@ -1,0 +1,215 @@
+"""What a rule is given: the trace so far, and one operation with its arguments and result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from .labels import Axes, Label, Operand
+from .units import Ids, Units
+
+__all__ = ["Call", "Rule", "Trace"]
+
+
+#: how reports speak of operations
+WORDS = {
+    **dict.fromkeys(["linear", "addmm", "mm", "bmm", "matmul", "mv", "baddbmm"], "linear layer"),
+    **dict.fromkeys(["native_batch_norm", "cudnn_batch_norm"], "batch norm"),
+    "native_layer_norm": "layer norm",
+    "native_group_norm": "group norm",
+    "_fused_rms_norm": "RMS norm",
+    "cat": "concatenation",
+    "stack": "concatenation",
+    "constant_pad_nd": "padding",
+    "add": "addition",
+    "mul": "multiplication",
+    "_softmax": "softmax",
+    "view": "reshaping",
+    "_unsafe_view": "reshaping",
+    "_weight_norm_interface": "weight norm",
+    "_scaled_dot_product_flash_attention_for_cpu": "attention",
+    "_scaled_dot_product_flash_attention": "attention",
+    "_scaled_dot_product_efficient_attention": "attention",
+}
+
+
+class Call:
+    """One operation: what it is, what it was given, what came out.
+
+    Attributes:
+        func: the operation.
+        args: its positional arguments.
+        kwargs: its other arguments.
+        out: its result.
+    """
+
+    def __init__(self, func: Callable, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any):
+        self.func, self.args, self.kwargs, self.out = func, tuple(args), dict(kwargs), out
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """All tensors among the arguments, in order."""
+        return [x for x in tree_leaves((self.args, self.kwargs)) if isinstance(x, Tensor)]
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """All tensors of the result, in order."""
+        return [x for x in tree_leaves(self.out) if isinstance(x, Tensor)]
+
+    def arg(self, place: int, name: str, default: Any = None) -> Any:
+        """An argument by place or by name."""
+        return self.args[place] if place < len(self.args) else self.kwargs.get(name, default)
+
+
+class Trace:
+    """The labels of all tensors while a network runs, and the facts that are noted.
+
+    Attributes:
+        units: the facts.
+        weights: the tensors of the network that have units: by name, the tensor and its label.
+        unknown: operations that no rule knows: name, and what became of them.
+        operations: the names of all operations that touched weights or the input, in order.
+        module: the path of the module that is running.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.units = Units()
+        self.weights: dict[str, tuple[Tensor, Label]] = {}
+        self.unknown: dict[str, str] = {}
+        self.operations: list[str] = []
+        self.module = ""
+        self._buffers = {id(x): name for name, x in model.named_buffers()}
+        self._parameters = {id(x): name for name, x in model.named_parameters()}
+        self._labels: dict[int, Label] = {}
+        self._used: set[int] = set()
+        self._written: set[int] = set()  # storages of constants that were written into
+        self._alive: list[Any] = []  # the number of an object is given again once it is gone
+        for name, parameter in model.named_parameters():
+            self._own(name, parameter)
+
+    def _own(self, name: str, tensor: Tensor) -> None:
+        """Give a weight units, one for each position on each of its axes."""
+        fresh: dict[Axes, Ids] = {
+            (a,): self.units.fresh([n]) for a, n in enumerate(tensor.shape) if n > 1
+        }
+        self.weights[name] = (tensor, Label(fresh))
+        self.put(tensor, self.weights[name][1])
+
+    def put(self, tensor: Tensor, label: Label) -> None:
+        """Say what the label of a tensor is."""
+        self._labels[id(tensor)] = label
+        self._alive.append(tensor)
+
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Whether a tensor depends neither on weights nor on the input."""
+        return id(tensor) not in self._labels and _storage(tensor) not in self._written
+
+    def is_weight(self, tensor: Tensor) -> bool:
+        """Whether a tensor is itself a parameter or a statistic."""
+        return id(tensor) in self._parameters or id(tensor) in self._buffers
+
+    def label(self, tensor: Tensor) -> Label:
+        """The label of a tensor; one without units where nothing is known of it."""
+        return self._labels.get(id(tensor), Label())
+
+    def operand(self, tensor: Tensor) -> Operand:
+        """A tensor as the algebra of labels takes it."""
+        value = tensor if self.is_constant(tensor) else None
+        return Operand(tuple(tensor.shape), self.label(tensor), value)
+
+    def statistic(self, tensor: Tensor | None) -> None:
+        """A buffer turned out to be a running statistic: it moves with its channels."""
+        if tensor is not None and self.is_constant(tensor) and id(tensor) in self._buffers:
+            self._own(self._buffers[id(tensor)], tensor)
+
+    def relabel(self, tensor: Tensor, label: Label) -> bool:
+        """Give a parameter other units, if nothing has used it yet; returns whether it did."""
+        if id(tensor) not in self._parameters or id(tensor) in self._used:
+            return False
+        self.weights[self._parameters[id(tensor)]] = (tensor, label)
+        self.put(tensor, label)
+        return True
+
+    def pin(self, *tensors: Tensor | None) -> None:
+        """Pin every unit of some tensors."""
+        for tensor in tensors:
+            if tensor is not None:
+                for x in self.label(tensor).arrays.values():
+                    self.units.pin(x)
+
+    def record(self, rule: Rule, name: str, call: Call) -> None:
+        """Apply a rule to an operation that has just been computed."""
+        labels = self._apply(rule, name, call)
+        for tensor, label in zip(call.outputs, labels, strict=True):
+            if label is None:
+                self._alive.append(tensor)
+            else:
+                self.put(tensor, label)
+
+    def record_in_place(self, rule: Rule, name: str, call: Call) -> None:
+        """The same for an operation that wrote its result into its first argument."""
+        target = call.args[0]
+        before, was_constant = self.label(target), self.is_constant(target)
+        (label,) = self._apply(rule, name, call)
+        if label is None:
+            return
+        if target._is_view():
+            # others look at the same memory: what they know of it has to stay true
+            for axes, x in label.arrays.items():
+                if axes not in before.arrays:
+                    self.units.pin(x)
+            label = Label({axes: label.arrays.get(axes, x) for axes, x in before.arrays.items()})
+        if was_constant:
+            self._written.add(_storage(target))
+        self.put(target, label)
+
+    def _said(self, name: str, inputs: Sequence[Tensor]) -> str:
+        """The operation, with what it is for where that can be seen."""
+        features = [x for x in inputs if self.label(x) and not self.is_weight(x)]
+        if len(features) > 1 and name in ("add", "mul"):
+            return {"add": "residual addition", "mul": "gate"}[name]
+        return WORDS.get(name, name.strip("_").replace("_", " "))
+
+    def unread(self) -> list[tuple[str, Any]]:
+        """Units of weights that no operation touched: rows that this example did not reach."""
+        touched = [x for x, _ in self.units.seen] + [x for x, _, _ in self.units.pinned]
+        touched += [part for x, y, _ in self.units.ones + self.units.blocks for part in (x, y)]
+        mark = np.zeros(self.units.count, bool)
+        for x in touched:
+            mark[x] = True
+        return [
+            (name, x[~mark[x]])
+            for name, (_, label) in self.weights.items()
+            for x in label.arrays.values()
+            if not mark[x].all()
+        ]
+
+    def _apply(self, rule: Rule, name: str, call: Call) -> list[Label | None]:
+        """The labels of the outputs; None for constants."""
+        inputs, outputs = call.inputs, call.outputs
+        self._alive.append((inputs, outputs))
+        if all(self.is_constant(x) and id(x) not in self._buffers for x in inputs):
+            return [None] * len(outputs)
+        self.operations.append(name)
+        self.units.because(self._said(name, inputs), self.module)
+        found = rule(self, call)
+        self._used.update(map(id, inputs))
+        labels: list[Label | None]
+        labels = [found] * len(outputs) if isinstance(found, Label) else list(found)
+        if all(map(self.is_constant, inputs)):  # a buffer is a constant until it is a statistic
+            return [None] * len(outputs)
+        return labels
+
+
+Rule = Callable[[Trace, Call], Label | Sequence[Label | None]]
+
+
+def _storage(tensor: Tensor) -> int:
+    try:
+        return tensor.untyped_storage()._cdata
+    except NotImplementedError:  # sparse and the like have none
+        return id(tensor)

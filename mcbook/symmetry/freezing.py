@@ -1,0 +1,76 @@
+"""A spec in which some spaces are held fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from .spec import Frozen, PermutationSpec, UnitClass
+
+__all__ = ["without"]
+
+
+def without(spec: PermutationSpec, gone: Mapping[int, str]) -> PermutationSpec:
+    """The spec with some classes frozen, and everything that has to stay with them.
+
+    What lies in a frozen block stays in it and may still move there, so only the blocks freeze;
+    where a unit is frozen, so are the blocks it lies in.
+    """
+    reasons = dict(gone)
+    waiting = list(gone)
+    while waiting:  # frozen units hold their blocks
+        place = waiting.pop()
+        for above, _ in spec.classes[place].parents:
+            if above not in reasons:
+                reasons[above] = f"holds {spec.classes[place].name}, which is frozen"
+                waiting.append(above)
+    return _rebuilt(spec, reasons)
+
+
+def _rebuilt(spec: PermutationSpec, reasons: Mapping[int, str]) -> PermutationSpec:
+    """Without the classes that are frozen; blocks that are frozen become separate classes."""
+    starts = spec.starts
+    number = np.full(int(starts[-1]), -1)  # old unit -> new unit
+    classes: list[UnitClass] = []
+    where: dict[int, tuple[int, np.ndarray]] = {}
+    total = 0
+    for place, c in enumerate(spec.classes):
+        if place in reasons:
+            continue
+        held = [block for above, block in c.parents if above in reasons]
+        kept = [(above, block) for above, block in c.parents if above not in reasons]
+        cell = np.unique(np.stack(held, 1), axis=0, return_inverse=True)[1].reshape(-1) if held \
+            else np.zeros(c.size, np.int64)  # fmt: skip
+        for k in range(int(cell.max()) + 1):
+            inside = np.flatnonzero(cell == k)
+            if len(inside) < 2:
+                continue
+            name = f"{c.name}:{k}" if cell.max() else c.name
+            parents = []
+            for above, block in kept:
+                new, at = where[above]
+                parents.append((new, at[block[inside]]))
+            number[starts[place] + inside] = total + np.arange(len(inside))
+            if not cell.max():
+                at = np.zeros(c.size, np.int64)
+                at[inside] = np.arange(len(inside))
+                where[place] = (len(classes), at)
+            classes.append(replace(c, name=name, size=len(inside), parents=tuple(parents)))
+            total += len(inside)
+    slots = {
+        name: [
+            replace(part, units=np.where(part.units >= 0, number[part.units], -1)) for part in parts
+        ]
+        for name, parts in spec.slots.items()
+    }
+    frozen = list(spec.frozen)
+    for name, parts in spec.slots.items():
+        for old, now in zip(parts, slots[name], strict=True):
+            lost = (old.units >= 0) & (now.units < 0)
+            if lost.any():
+                which = int(np.searchsorted(starts, old.units[lost][0], side="right")) - 1
+                reason = reasons.get(which, "alone in its frozen block")
+                frozen.append(Frozen(name, old.axes[-1], int(lost.sum()), old.units.size, reason))
+    return replace(spec, classes=classes, slots=slots, frozen=frozen, verification=None)

@@ -1,0 +1,195 @@
+"""A spec as a table that a student can read."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from .group import cells
+
+if TYPE_CHECKING:
+    from .spec import PermutationSpec
+
+__all__ = ["acts_on", "report", "structure", "table"]
+
+_WIDTHS = {"acts on": 42, "tied by": 30}
+_MOST = 8
+
+
+def table(spec: PermutationSpec) -> pd.DataFrame:
+    """A row for each space: `space`, `units`, `structure`, `acts on`, `tied by`.
+
+    Args:
+        spec: what to describe.
+    """
+    rows = []
+    for place, c in enumerate(spec.classes):
+        if c.is_space:
+            rows.append(
+                {
+                    "space": c.name,
+                    "units": c.size,
+                    "structure": structure(spec, place),
+                    "acts on": ", ".join(acts_on(spec, c.name)),
+                    "tied by": ", ".join(c.why),
+                }
+            )
+    return pd.DataFrame(rows, columns=["space", "units", "structure", "acts on", "tied by"])
+
+
+def structure(spec: PermutationSpec, place: int) -> str:
+    """How the units of a class lie in blocks, or what blocks they are; empty for plain units."""
+    c = spec.classes[place]
+    said = []
+    if c.parents:
+        sizes = sorted(set(cells(c.parents, c.size).tolist()))
+        inside = " or ".join(map(str, sizes))
+        said.append(f"{inside} in each of {c.size // max(sizes[0], 1)} blocks" if len(sizes) == 1
+                    else f"{inside} in each block")  # fmt: skip
+    if any(place == above for other in spec.classes for above, _ in other.parents):
+        said.append("blocks")
+    return "; ".join(said)
+
+
+def acts_on(spec: PermutationSpec, name: str) -> list[str]:
+    """The axes a space acts on, in short: `conv1 (out)`, `norm1`, `conv2 (in)`.
+
+    A part of an axis is written `[first:last]`; several positions a unit as `×49`.
+
+    Args:
+        spec: the spec.
+        name: of the space.
+    """
+    place = spec.space(name)
+    inside = {place}
+    for k, c in enumerate(spec.classes):  # what has no space of its own and follows this one
+        if not c.is_space and any(above in inside for above, _ in c.parents):
+            inside.add(k)
+    starts = spec.starts
+    found: dict[str, None] = {}
+    for tensor, parts in spec.slots.items():
+        for part in parts:
+            of = np.searchsorted(starts, part.units.reshape(-1), side="right") - 1
+            here = np.isin(of, list(inside)) & (part.units.reshape(-1) >= 0)
+            if here.any():
+                found[_place(spec, tensor, part.axes, here, part.rank.reshape(-1)[here])] = None
+    return list(found)
+
+
+def _place(
+    spec: PermutationSpec, tensor: str, axes: tuple[int, ...], here: np.ndarray, rank: np.ndarray
+) -> str:
+    """One entry of `acts_on`."""
+    path, _, last = tensor.rpartition(".")
+    plain = {"weight", "bias", "running_mean", "running_var"}
+    text = path if path and last in plain else tensor
+    ndim = len(spec.shapes[tensor])
+    # a bias goes with the rows of its matrix
+    rows = ndim > 1 or (last == "bias" and len(spec.shapes.get(f"{path}.weight", ())) > 1)
+    if axes == (0,) and rows:
+        text += " (out)"
+    elif axes in ((1,), (0, 1)) and ndim > 1:
+        text += " (in)"
+    elif ndim > 1:
+        text += f" (axis {', '.join(map(str, axes))})"
+    if len(axes) == 1 and not here.all():
+        places = np.flatnonzero(here)
+        text += f"[{places[0]}:{places[-1] + 1}]"
+    if int(rank.max()) > 0:
+        text += f" ×{int(rank.max()) + 1}"
+    return text
+
+
+def report(spec: PermutationSpec) -> str:
+    """The whole spec in words: the group, its spaces, what cannot move, and whether it holds."""
+    free, every = spec.axis_counts()
+    lines = [
+        f"Permutation symmetry of {spec.model}",
+        f"  {_count(len(spec.spaces), 'space')} with {spec.units:,} units: "
+        f"10^{spec.log10_order:,.1f} orders compute the same function",
+        f"  units can move on {free} of {every} axes of the weights (the taps of kernels never do)",
+        f"  {_checked(spec)}",
+        "",
+    ]
+    rows = table(spec)
+    if len(rows):
+        lines += _columns(rows)
+    else:
+        lines.append("no units can be permuted")
+    lines += ["", *_frozen(spec)]
+    lines += [f"note: {note}" for note in spec.notes]
+    return "\n".join(lines).rstrip()
+
+
+def _checked(spec: PermutationSpec) -> str:
+    found = spec.verification
+    if found is None:
+        return "not verified yet: spec.verify(model)"
+    train = "" if np.isnan(found.train_error) else f", {found.train_error:.0e} in train mode"
+    said = f"verified in float64: outputs change by {found.error:.0e}{train}; "
+    said += f"control at least {found.control:.0e}"
+    other = found.table.loc[found.table["verified"] == "not verifiable", "space"].tolist()
+    if other:
+        said += f"\n  not verifiable (the outputs hardly depend on them): {', '.join(other)}"
+    if found.failed:
+        said += f"\n  failed and frozen: {', '.join(found.failed)}"
+    return said
+
+
+def _columns(rows: pd.DataFrame) -> list[str]:
+    """The table in columns, long cells wrapped."""
+    shown = rows.copy()
+    for column in ("acts on", "tied by"):
+        shown[column] = [_shortened(text) for text in shown[column]]
+    if not shown["structure"].any():
+        shown = shown.drop(columns="structure")
+    shown["units"] = [f"{n:,}" for n in shown["units"]]
+    widths = {
+        c: min(_WIDTHS.get(c, 10**6), max(len(c), *map(len, shown[c]))) for c in shown.columns
+    }
+
+    def line(cells_of: Iterable[str]) -> str:
+        return "  ".join(
+            text.rjust(widths[c]) if c == "units" else text.ljust(widths[c])
+            for c, text in zip(shown.columns, cells_of, strict=True)
+        ).rstrip()
+
+    out = [line(shown.columns), line("-" * widths[c] for c in shown.columns)]
+    for row in shown.itertuples(index=False):
+        wrapped = [textwrap.wrap(text, widths[c]) or [""]
+                   for c, text in zip(shown.columns, row, strict=True)]  # fmt: skip
+        for i in range(max(map(len, wrapped))):
+            out.append(line(part[i] if i < len(part) else "" for part in wrapped))
+    return out
+
+
+def _shortened(text: str) -> str:
+    parts = text.split(", ")
+    return text if len(parts) <= _MOST else f"{', '.join(parts[: _MOST - 1])}, " \
+        f"and {len(parts) - _MOST + 1} more"  # fmt: skip
+
+
+def _frozen(spec: PermutationSpec) -> list[str]:
+    """What cannot move, gathered by reason."""
+    if not spec.frozen:
+        return []
+    by_reason: dict[str, list[str]] = {}
+    for one in spec.frozen:
+        side = {0: "rows", 1: "columns"}.get(one.axis, f"axis {one.axis}")
+        if len(spec.shapes.get(one.tensor, ())) < 2:
+            side = "entries"
+        many = f"all {one.size}" if one.count == one.size else f"{one.count} of {one.size}"
+        by_reason.setdefault(one.reason, []).append(f"{one.tensor} ({many} {side})")
+    lines = ["cannot move"]
+    for reason, places in by_reason.items():
+        text = f"{_shortened(', '.join(places))}: {reason}"
+        lines += textwrap.wrap(text, 100, initial_indent="  ", subsequent_indent="    ")
+    return lines
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -1,0 +1,340 @@
+"""Does a spec hold?  Checked with numbers, in float64, with a control.
+
+A check on a fresh network can pass for the wrong reason: where weights are constant (norm layers,
+layer scale) or hardly reach the output, a wrong permutation changes nothing either.  So the check
+runs on a copy whose weights and statistics are random, measures the change relative to the spread
+of the outputs, and has a control: when one tensor of a space moves *alone*, the outputs must
+change.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .examples import as_call, batch_of, make_example
+from .freezing import without
+from .spec import PermutationSpec, Slots
+
+__all__ = ["Verification", "verified", "verify"]
+
+#: The largest change, relative to the spread of the outputs, that rounding explains.
+TOLERANCE, TRAIN_TOLERANCE = 1e-10, 1e-8
+#: So many times above the error must the control lie.
+MARGIN = 1e6
+#: A change that needs no further tensor to be tried.
+ENOUGH = 1e-3
+_PRIME = 1_000_003
+#: How many inputs, in train mode and in eval mode: statistics of few numbers amplify rounding.
+BATCH, FEW = 8, 2
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a check of a spec found.
+
+    Attributes:
+        error: the largest change of an output when all spaces are permuted at once, relative to
+            the spread of the outputs; eval mode, float64.
+        train_error: the same in train mode, where batch norm uses the statistics of the batch;
+            NaN for a network without batch norm.
+        control: the smallest change, over the spaces, when one tensor of a space moves alone.
+        table: a row for each space: `space`, `units`, `nested`, `control`, and `verified`, which is
+            `yes`, `no` (its permutation changed the outputs), or `not verifiable` (moving one of
+            its tensors alone did not).
+        spec: the spec without the spaces that failed.
+    """
+
+    error: float
+    train_error: float
+    control: float
+    table: pd.DataFrame
+    spec: PermutationSpec
+
+    @property
+    def passed(self) -> bool:
+        """Whether every space is verified."""
+        return bool((self.table["verified"] == "yes").all())
+
+    @property
+    def failed(self) -> list[str]:
+        """The spaces whose permutation changed the outputs."""
+        return self.table.loc[self.table["verified"] == "no", "space"].tolist()
+
+    def __repr__(self) -> str:
+        """Without the table."""
+        counts = self.table["verified"].value_counts().to_dict()
+        said = ", ".join(f"{n} {what}" for what, n in counts.items()) or "no spaces"
+        return (
+            f"Verification({said}; error {self.error:.1e}, train {self.train_error:.1e}, "
+            f"control {self.control:.1e})"
+        )
+
+
+def verify(
+    spec: PermutationSpec, model: nn.Module, example: Any = None, seed: int = 0
+) -> Verification:
+    """Check that permuting the units of a spec leaves the network's function unchanged.
+
+    On a float64 copy with random parameters and statistics: permute all spaces at once by a random
+    element of the group, and compare the outputs for random inputs, in eval mode and (with batch
+    norm) in train mode.  If they differ, each space is tried by itself, and those that fail are
+    frozen in the spec that is returned.  Then the control, space by space.
+
+    Args:
+        spec: the spec.
+        model: the network; it is not changed.
+        example: as in `trace_symmetry`.
+        seed: of the random weights, inputs and permutations.
+
+    Raises:
+        IncompatibleError: when the spec is not of this network.
+        ValueError: when an example is needed and missing.
+    """
+    spec.check(model.state_dict())
+    check = _Check(spec, model, make_example(model, example), seed)
+    failed: dict[str, str] = {}
+    errors = check.errors(spec)
+    while not _good(errors) and spec.spaces:
+        bad = [name for name in spec.spaces if not _good(check.errors(spec, [name]))]
+        bad = bad or list(spec.spaces)  # only together do they fail
+        failed |= dict.fromkeys(bad, "no")
+        # a failing space inside blocks may be the blocks' fault: these go first
+        outer = [n for n in bad if n not in spec.nested] or bad
+        spec = without(spec, {spec.space(n): "failed the check" for n in outer})
+        errors = check.errors(spec)
+    rows: list[tuple[str, float, bool, float, str]] = []
+    for name, size in spec.spaces.items():
+        control = check.control(spec, name)
+        good = control > MARGIN * max(errors[0], 1e-16)
+        rows.append((name, size, name in spec.nested, control, "yes" if good else "not verifiable"))
+    rows += [(name, np.nan, False, np.nan, "no") for name in failed if name not in spec.spaces]
+    table = pd.DataFrame(rows, columns=["space", "units", "nested", "control", "verified"])
+    control = float(table["control"].min()) if len(table) else math.nan
+    found = Verification(*errors, control, table, spec)
+    return replace(found, spec=replace(spec, verification=found))
+
+
+def verified(spec: PermutationSpec, model: nn.Module, example: Any = None) -> PermutationSpec:
+    """The spec with what a check found, without the spaces that failed it."""
+    return verify(spec, model, example).spec
+
+
+def _good(errors: tuple[float, float]) -> bool:
+    error, train_error = errors
+    return error <= TOLERANCE and (math.isnan(train_error) or train_error <= TRAIN_TOLERANCE)
+
+
+class _Check:
+    """A random float64 copy of a network, its inputs and its outputs."""
+
+    def __init__(self, spec: PermutationSpec, model: nn.Module, example: Any, seed: int):
+        self.seed = seed
+        # large weights get other values at once: copying theirs would only take time
+        large = {
+            id(p): nn.Parameter(torch.empty(p.shape, dtype=torch.float64, device=p.device))
+            for name, p in model.named_parameters()
+            if name in spec.slots and p.numel() > _PRIME
+        }
+        self.model = copy.deepcopy(model, large).double().eval()
+        self.model.requires_grad_(False)
+        self.norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
+        self.tensors = {
+            name: x
+            for name, x in self.model.state_dict(keep_vars=True).items()
+            if name not in spec.aliases
+        }
+        self.inputs = self._inputs(example)
+        _randomise(self.model, spec, self.tensors, seed)
+        self._calibrate()
+        self.one, self.few = (
+            tree_map(lambda x, n=n: x[:n] if _is_batch(x) else x, self.inputs) for n in (1, FEW)
+        )
+        self.one_out, self.few_out = self.run(self.one), self.run(self.few)
+        self.train_out = self.run(self.inputs, train=True) if self.norms else []
+
+    def _inputs(self, example: Any) -> Any:
+        """Several random inputs, or fewer where the network takes no more."""
+        for size in (BATCH, 2, 1):
+            inputs = batch_of(example, size, self.seed)
+            try:
+                with torch.no_grad():
+                    args, kwargs = as_call(inputs)
+                    self.model(*args, **kwargs)
+                return inputs
+            except (RuntimeError, ValueError, IndexError, AssertionError):
+                continue
+        return batch_of(example, 1, self.seed)
+
+    @cached_property
+    def all_out(self) -> list[Tensor]:
+        """The outputs for all inputs; asked for only while no tensor is moved."""
+        return self.run(self.inputs)
+
+    def run(self, inputs: Any, train: bool = False) -> list[Tensor]:
+        """The outputs; in train mode only batch norm is, and its statistics are put back."""
+        args, kwargs = as_call(inputs)
+        kept = [(m, copy.deepcopy(m._buffers)) for m in self.norms] if train else []
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            for norm in self.norms:
+                norm.training = train
+            try:
+                out = self.model(*args, **kwargs)
+            finally:
+                for norm in self.norms:
+                    norm.training = False
+                for norm, buffers in kept:
+                    for name, x in buffers.items():
+                        if x is not None:
+                            norm.get_buffer(name).copy_(x)
+        return [x.detach().clone() for x in tree_leaves(out) if _is_number(x)]
+
+    def _calibrate(self) -> None:
+        """Statistics near those of the random weights: else signals fade layer by layer."""
+        if not self.norms:
+            return
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        args, kwargs = as_call(self.inputs)
+        momenta = [norm.momentum for norm in self.norms]
+        with torch.no_grad():
+            for norm in self.norms:
+                norm.momentum, norm.training = 1.0, True
+            try:
+                self.model(*args, **kwargs)
+            finally:
+                for norm, momentum in zip(self.norms, momenta, strict=True):
+                    norm.momentum, norm.training = momentum, False
+            for norm in self.norms:
+                if norm.running_mean is None or norm.running_var is None:
+                    continue
+                n = len(norm.running_mean)
+                shift, scale = (torch.rand(n, generator=generator, dtype=torch.float64)
+                                for _ in range(2))  # fmt: skip
+                # one value a channel in the batch gives no variance: take 1
+                norm.running_var.copy_(
+                    torch.where(norm.running_var > 1e-12, norm.running_var, 1.0)
+                    * (0.75 + 0.5 * scale).to(norm.running_var)
+                )
+                spread = norm.running_var.sqrt()
+                norm.running_mean.add_((0.2 * shift - 0.1).to(spread) * spread)
+
+    def errors(
+        self, spec: PermutationSpec, spaces: Sequence[str] | None = None
+    ) -> tuple[float, float]:
+        """The relative changes when spaces (all, when None) are permuted: eval, train."""
+        if not spec.spaces:
+            return 0.0, 0.0 if self.norms else math.nan
+        element = spec.element(spec.random(self.seed + 7, spaces, restless=True))
+        with _moved(spec, element, {name: self.tensors[name] for name in spec.slots}):
+            error = _change(self.few_out, self.run(self.few))
+            train = math.nan
+            if self.norms:
+                train = _change(self.train_out, self.run(self.inputs, train=True))
+        return error, train
+
+    def control(self, spec: PermutationSpec, name: str) -> float:
+        """The relative change when one tensor of a space moves alone: the smallest tensors first.
+
+        Where a space has one tensor only (the rows of queries and keys in one matrix), the first
+        position of every unit moves alone.
+        """
+        element = spec.element(spec.random(self.seed + 7, [name], restless=True))
+        own = sorted(spec.tensors_of(name), key=lambda tensor: math.prod(spec.shapes[tensor]))
+        half = replace(spec, slots={tensor: _first_only(spec.slots[tensor]) for tensor in own})
+        tries = [(spec, tensor) for tensor in (own[:3] if len(own) > 1 else [])]
+        tries += [(half, tensor) for tensor in own[:2]]
+        change = 0.0
+        # one input is quick, and enough unless the units happen to be dead on it
+        for inputs in (self.one, self.inputs):
+            before = self.one_out if inputs is self.one else self.all_out
+            for moving, tensor in tries:
+                with _moved(moving, element, {tensor: self.tensors[tensor]}):
+                    change = max(change, _change(before, self.run(inputs)))
+                if change > ENOUGH:
+                    return change
+        return change
+
+
+def _first_only(parts: Sequence[Slots]) -> list[Slots]:
+    """Only the first position of each unit; the others stay."""
+    return [replace(part, units=np.where(part.rank == 0, part.units, -1)) for part in parts]
+
+
+class _moved:
+    """Some tensors with their units permuted, for the length of a `with` block."""
+
+    def __init__(self, spec: PermutationSpec, element: np.ndarray, tensors: Mapping[str, Tensor]):
+        self.spec, self.element, self.tensors = spec, element, tensors
+        self.kept: list[tuple[Tensor, Tensor]] = []
+
+    def __enter__(self) -> None:
+        for name, x in self.tensors.items():
+            self.kept.append((x, x.data))
+            x.data = self.spec.moved(name, x.detach(), self.element)
+
+    def __exit__(self, *_: object) -> None:
+        for x, data in self.kept:
+            x.data = data
+
+
+def _is_batch(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.ndim > 0 and x.shape[0] == BATCH
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
+
+
+def _change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """The largest difference of two outputs over the spread of the first."""
+    found = 0.0
+    for x, y in zip(before, after, strict=True):
+        if x.numel() == 0:
+            continue
+        spread = float(x.std()) if x.numel() > 1 else float(x.abs())
+        size = float((x - y).abs().max())
+        found = max(found, size / spread if spread > 0 else (math.inf if size else 0.0))
+    return found if math.isfinite(found) else math.inf
+
+
+def _randomise(
+    model: nn.Module, spec: PermutationSpec, tensors: Mapping[str, Tensor], seed: int
+) -> None:
+    """Random numbers in every parameter and statistic; constants (other buffers) stay."""
+    generator = torch.Generator().manual_seed(seed)
+    parameters = {id(p) for p in model.parameters()}
+    # one long vector again and again, from another place for each tensor: drawing anew for each
+    # would take most of the time.  Its length is a prime, so that no two rows of a weight agree.
+    noise = torch.randn(_PRIME, generator=generator, dtype=torch.float64)
+    start = 0
+    for name, x in tensors.items():
+        if name not in spec.slots or not x.is_floating_point():
+            continue
+        scale = 1.4 / math.sqrt(max(1, x[0].numel())) if x.ndim > 1 else 0.2
+        x.data = _filled(scale * noise, start, x)
+        start += x.numel()
+        if id(x) not in parameters:  # a statistic: any mean, a variance above 0
+            x.data = x.data.square() + 0.5
+        elif x.ndim < 2 and name.endswith("weight"):
+            x.data += 1.0
+
+
+def _filled(noise: Tensor, start: int, like: Tensor) -> Tensor:
+    """A tensor of the shape and device of another, filled from a place of `noise` on."""
+    noise = noise.roll(-(start % len(noise))).to(like.device)
+    filled = torch.empty(like.numel(), dtype=noise.dtype, device=like.device)
+    for part in filled.split(len(noise)):
+        part.copy_(noise[: len(part)])
+    return filled.reshape(like.shape)
