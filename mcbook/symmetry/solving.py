@@ -74,6 +74,9 @@ class _Graph:
         self.colour = np.zeros(self.size, np.uint64)
         np.add.at(self.colour, self.component, mix(self.raw, 3))
         self._find_edges(units)
+        for _ in range(3):  # what holds a unit in place holds its block too
+            free = (self.pinned[self.parent] == 0) & (self.pinned[self.child] > 0)
+            self.pinned[self.parent[free]] = self.pinned[self.child[free]]
 
     def _find_edges(self, units: Units) -> None:
         """Links between components, each kind once; `kind` numbers the kinds."""

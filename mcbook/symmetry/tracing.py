@@ -106,7 +106,8 @@ def _following(model: nn.Module, trace: Trace) -> Iterator[None]:
     handles = []
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(enter(name)))
-        handles.append(module.register_forward_hook(leave, always_call=True))
+        # not called after a failure: the path of the module that failed then stays
+        handles.append(module.register_forward_hook(leave))
     try:
         yield
     finally:
