@@ -23,14 +23,14 @@ RUNS = 3
 
 # name: (where it comes from, the name there, its options, the shape of an image)
 NETWORKS: dict[str, tuple[str, str, dict[str, Any], tuple[int, int, int]]] = {
-    "mlp 512-512-512": ("mcbook", "mlp", {"width": [512, 512, 512]}, (3, 32, 32)),
+    "mlp-512-512-512": ("mcbook", "mlp", {"width": [512, 512, 512]}, (3, 32, 32)),
     "lenet5": ("mcbook", "lenet5", {}, (3, 32, 32)),
     "vgg11": ("torchvision", "vgg11", {"init_weights": False}, (3, 32, 32)),
     "vgg11_bn": ("torchvision", "vgg11_bn", {"init_weights": False}, (3, 32, 32)),
     "vgg16": ("torchvision", "vgg16", {"init_weights": False}, (3, 32, 32)),
     "vgg16_bn": ("torchvision", "vgg16_bn", {"init_weights": False}, (3, 32, 32)),
-    "resnet20, option A": ("mcbook", "resnet20", {}, (3, 32, 32)),
-    "resnet20, option B": ("mcbook", "resnet20", {"shortcut": "projection"}, (3, 32, 32)),
+    "resnet20-A": ("mcbook", "resnet20", {}, (3, 32, 32)),
+    "resnet20-B": ("mcbook", "resnet20", {"shortcut": "projection"}, (3, 32, 32)),
     "resnet18": ("torchvision", "resnet18", {}, (3, 32, 32)),
     "resnet50": ("torchvision", "resnet50", {}, (3, 32, 32)),
     "mobilenet_v2": ("torchvision", "mobilenet_v2", {}, (3, 32, 32)),
