@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .viz.figure import Figure, show
     from .viz.network_slider import NetworkSlider
     from .viz.path_slider import PathSlider
+    from .viz.permutation_slider import PermutationSlider
     from .viz.plots import (
         plot_barriers,
         plot_history,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         plot_plane,
         plot_profile,
         plot_profile_band,
+        plot_symmetry,
     )
     from .viz.retrain import RetrainControl
 
@@ -45,6 +47,7 @@ _LAZY = {
     "Figure": ".viz.figure",
     "NetworkSlider": ".viz.network_slider",
     "PathSlider": ".viz.path_slider",
+    "PermutationSlider": ".viz.permutation_slider",
     "RetrainControl": ".viz.retrain",
     "plot_barriers": ".viz.plots",
     "plot_history": ".viz.plots",
@@ -52,6 +55,7 @@ _LAZY = {
     "plot_plane": ".viz.plots",
     "plot_profile": ".viz.plots",
     "plot_profile_band": ".viz.plots",
+    "plot_symmetry": ".viz.plots",
     "show": ".viz.figure",
 }
 
@@ -66,6 +70,7 @@ __all__ = [
     "Path",
     "PathSlider",
     "Permutation",
+    "PermutationSlider",
     "PermutationSpec",
     "Profile",
     "Record",
@@ -96,6 +101,7 @@ __all__ = [
     "plot_plane",
     "plot_profile",
     "plot_profile_band",
+    "plot_symmetry",
     "profile",
     "reset_batch_norm",
     "save_model",

@@ -56,7 +56,7 @@ def solve(model: nn.Module, trace: Trace) -> PermutationSpec:
         slots={name: parts for name, parts in slots.items() if name in state},
         aliases=aliases_of(model),
         frozen=_frozen(trace, solved, slots),
-        notes=[f"{name}: {what}" for name, what in trace.unknown.items()],
+        notes=trace.notes,
     )
 
 

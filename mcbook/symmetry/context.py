@@ -71,7 +71,7 @@ class Trace:
     Attributes:
         units: the facts.
         weights: the tensors of the network that have units: by name, the tensor and its label.
-        unknown: operations that no rule knows: name, and what became of them.
+        notes: what a reader should know of this trace.
         operations: the names of all operations that touched weights or the input, in order.
         module: the path of the module that is running.
     """
@@ -79,7 +79,7 @@ class Trace:
     def __init__(self, model: nn.Module):
         self.units = Units()
         self.weights: dict[str, tuple[Tensor, Label]] = {}
-        self.unknown: dict[str, str] = {}
+        self.notes: list[str] = []
         self.operations: list[str] = []
         self.module = ""
         self._buffers = {id(x): name for name, x in model.named_buffers()}
@@ -120,6 +120,11 @@ class Trace:
         """A tensor as the algebra of labels takes it."""
         value = tensor if self.is_constant(tensor) else None
         return Operand(tuple(tensor.shape), self.label(tensor), value)
+
+    def note(self, text: str) -> None:
+        """Say something once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def statistic(self, tensor: Tensor | None) -> None:
         """A buffer turned out to be a running statistic: it moves with its channels."""

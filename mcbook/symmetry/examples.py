@@ -80,7 +80,7 @@ def as_call(example: Any) -> tuple[tuple, dict[str, Any]]:
     return (example,), {}
 
 
-def batch_of(example: Any, size: int, seed: int) -> Any:
+def batch_of(example: Any, size: int, seed: int, dtype: torch.dtype = torch.float64) -> Any:
     """Random inputs like an example, `size` of them: normal numbers, or numbers out of its own."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -90,7 +90,7 @@ def batch_of(example: Any, size: int, seed: int) -> Any:
         shape = (size, *x.shape[1:]) if x.shape[0] == 1 else tuple(x.shape)
         if x.is_floating_point():
             drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
-            return drawn.to(x.device)
+            return drawn.to(x.device, dtype)
         if x.dtype == torch.bool:
             return x.expand(shape)
         top = int(x.max()) + 1 if x.numel() else 1

@@ -34,11 +34,17 @@ def table(spec: PermutationSpec) -> pd.DataFrame:
                     "space": c.name,
                     "units": c.size,
                     "structure": structure(spec, place),
-                    "acts on": ", ".join(acts_on(spec, c.name)),
+                    "acts on": ", ".join(acts_on(spec, c.name)) or _holds(spec, place),
                     "tied by": ", ".join(c.why),
                 }
             )
     return pd.DataFrame(rows, columns=["space", "units", "structure", "acts on", "tied by"])
+
+
+def _holds(spec: PermutationSpec, place: int) -> str:
+    """What blocks without a tensor of their own move: what lies in them."""
+    inside = [c.name for c in spec.classes if any(above == place for above, _ in c.parents)]
+    return f"moves {' and '.join(inside)} in blocks"
 
 
 def structure(spec: PermutationSpec, place: int) -> str:
@@ -110,7 +116,7 @@ def report(spec: PermutationSpec) -> str:
     lines = [
         f"Permutation symmetry of {spec.model}",
         f"  {_count(len(spec.spaces), 'space')} with {spec.units:,} units: "
-        f"10^{spec.log10_order:,.1f} orders compute the same function",
+        f"{_power(spec.log10_order)} orders compute the same function",
         f"  units can move on {free} of {every} axes of the weights (the taps of kernels never do)",
         f"  {_checked(spec)}",
         "",
@@ -121,7 +127,8 @@ def report(spec: PermutationSpec) -> str:
     else:
         lines.append("no units can be permuted")
     lines += ["", *_frozen(spec)]
-    lines += [f"note: {note}" for note in spec.notes]
+    for note in spec.notes:
+        lines += textwrap.wrap(f"note: {note}", 100, subsequent_indent="  ")
     return "\n".join(lines).rstrip()
 
 
@@ -130,7 +137,7 @@ def _checked(spec: PermutationSpec) -> str:
     if found is None:
         return "not verified yet: spec.verify(model)"
     train = "" if np.isnan(found.train_error) else f", {found.train_error:.0e} in train mode"
-    said = f"verified in float64: outputs change by {found.error:.0e}{train}; "
+    said = f"verified in {found.precision}: outputs change by {found.error:.0e}{train}; "
     said += f"control at least {found.control:.0e}"
     other = found.table.loc[found.table["verified"] == "not verifiable", "space"].tolist()
     if other:
@@ -189,6 +196,11 @@ def _frozen(spec: PermutationSpec) -> list[str]:
         text = f"{_shortened(', '.join(places))}: {reason}"
         lines += textwrap.wrap(text, 100, initial_indent="  ", subsequent_indent="    ")
     return lines
+
+
+def _power(log10: float) -> str:
+    """A number given by its logarithm: in full where it is small."""
+    return f"{round(10**log10):,}" if log10 < 6.5 else f"10^{log10:,.1f}"
 
 
 def _count(n: int, noun: str) -> str:

@@ -54,6 +54,7 @@ class Verification:
             `yes`, `no` (its permutation changed the outputs), or `not verifiable` (moving one of
             its tensors alone did not).
         spec: the spec without the spaces that failed.
+        precision: `float64`, or the network's own where it cannot run in that.
     """
 
     error: float
@@ -61,6 +62,7 @@ class Verification:
     control: float
     table: pd.DataFrame
     spec: PermutationSpec
+    precision: str = "float64"
 
     @property
     def passed(self) -> bool:
@@ -106,8 +108,8 @@ def verify(
     check = _Check(spec, model, make_example(model, example), seed)
     failed: dict[str, str] = {}
     errors = check.errors(spec)
-    while not _good(errors) and spec.spaces:
-        bad = [name for name in spec.spaces if not _good(check.errors(spec, [name]))]
+    while not check.good(errors) and spec.spaces:
+        bad = [name for name in spec.spaces if not check.good(check.errors(spec, [name]))]
         bad = bad or list(spec.spaces)  # only together do they fail
         failed |= dict.fromkeys(bad, "no")
         # a failing space inside blocks may be the blocks' fault: these go first
@@ -117,12 +119,12 @@ def verify(
     rows: list[tuple[str, float, bool, float, str]] = []
     for name, size in spec.spaces.items():
         control = check.control(spec, name)
-        good = control > MARGIN * max(errors[0], 1e-16)
+        good = control > check.margin * max(errors[0], check.rounding)
         rows.append((name, size, name in spec.nested, control, "yes" if good else "not verifiable"))
     rows += [(name, np.nan, False, np.nan, "no") for name in failed if name not in spec.spaces]
     table = pd.DataFrame(rows, columns=["space", "units", "nested", "control", "verified"])
     control = float(table["control"].min()) if len(table) else math.nan
-    found = Verification(*errors, control, table, spec)
+    found = Verification(*errors, control, table, spec, check.precision)
     return replace(found, spec=replace(spec, verification=found))
 
 
@@ -131,23 +133,35 @@ def verified(spec: PermutationSpec, model: nn.Module, example: Any = None) -> Pe
     return verify(spec, model, example).spec
 
 
-def _good(errors: tuple[float, float]) -> bool:
-    error, train_error = errors
-    return error <= TOLERANCE and (math.isnan(train_error) or train_error <= TRAIN_TOLERANCE)
-
-
 class _Check:
     """A random float64 copy of a network, its inputs and its outputs."""
 
     def __init__(self, spec: PermutationSpec, model: nn.Module, example: Any, seed: int):
         self.seed = seed
+        try:
+            self._prepare(spec, model, example, torch.float64)
+        except (RuntimeError, TypeError):  # constants of another precision in its forward pass
+            own = next((p.dtype for p in model.parameters()), torch.float32)
+            self._prepare(spec, model, example, own)
+
+    def _prepare(
+        self, spec: PermutationSpec, model: nn.Module, example: Any, dtype: torch.dtype
+    ) -> None:
+        """Make the copy, draw its weights, and run it."""
+        self.dtype = dtype
+        self.precision = str(dtype).removeprefix("torch.")
+        # what rounding does grows with the depth, by the same factor in every precision
+        self.rounding = torch.finfo(dtype).eps
+        scale = self.rounding / torch.finfo(torch.float64).eps
+        self.tolerances = min(TOLERANCE * scale, 1e-2), min(TRAIN_TOLERANCE * scale, 1e-1)
+        self.margin = MARGIN if dtype == torch.float64 else 10.0
         # large weights get other values at once: copying theirs would only take time
         large = {
-            id(p): nn.Parameter(torch.empty(p.shape, dtype=torch.float64, device=p.device))
+            id(p): nn.Parameter(torch.empty(p.shape, dtype=dtype, device=p.device))
             for name, p in model.named_parameters()
             if name in spec.slots and p.numel() > _PRIME
         }
-        self.model = copy.deepcopy(model, large).double().eval()
+        self.model = copy.deepcopy(model, large).to(dtype).eval()
         self.model.requires_grad_(False)
         self.norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
         self.tensors = {
@@ -156,7 +170,7 @@ class _Check:
             if name not in spec.aliases
         }
         self.inputs = self._inputs(example)
-        _randomise(self.model, spec, self.tensors, seed)
+        _randomise(self.model, spec, self.tensors, self.seed)
         self._calibrate()
         self.one, self.few = (
             tree_map(lambda x, n=n: x[:n] if _is_batch(x) else x, self.inputs) for n in (1, FEW)
@@ -167,7 +181,7 @@ class _Check:
     def _inputs(self, example: Any) -> Any:
         """Several random inputs, or fewer where the network takes no more."""
         for size in (BATCH, 2, 1):
-            inputs = batch_of(example, size, self.seed)
+            inputs = batch_of(example, size, self.seed, self.dtype)
             try:
                 with torch.no_grad():
                     args, kwargs = as_call(inputs)
@@ -175,7 +189,7 @@ class _Check:
                 return inputs
             except (RuntimeError, ValueError, IndexError, AssertionError):
                 continue
-        return batch_of(example, 1, self.seed)
+        raise RuntimeError("the network does not run on random inputs like its example")
 
     @cached_property
     def all_out(self) -> list[Tensor]:
@@ -229,6 +243,12 @@ class _Check:
                 )
                 spread = norm.running_var.sqrt()
                 norm.running_mean.add_((0.2 * shift - 0.1).to(spread) * spread)
+
+    def good(self, errors: tuple[float, float]) -> bool:
+        """Whether changes are no more than rounding."""
+        tolerance, train_tolerance = self.tolerances
+        error, train_error = errors
+        return error <= tolerance and (math.isnan(train_error) or train_error <= train_tolerance)
 
     def errors(
         self, spec: PermutationSpec, spaces: Sequence[str] | None = None
@@ -323,7 +343,7 @@ def _randomise(
         if name not in spec.slots or not x.is_floating_point():
             continue
         scale = 1.4 / math.sqrt(max(1, x[0].numel())) if x.ndim > 1 else 0.2
-        x.data = _filled(scale * noise, start, x)
+        x.data = _filled((scale * noise).to(x.dtype), start, x)
         start += x.numel()
         if id(x) not in parameters:  # a statistic: any mean, a variance above 0
             x.data = x.data.square() + 0.5

@@ -8,6 +8,7 @@
 | `plot_barriers` | barriers over what was varied, pair by pair |
 | `plot_images` | images with labels and predictions |
 | `plot_plane` | the loss over a plane in weight space |
+| `plot_symmetry` | the tensors of a network, with the spaces that act on them |
 
 Every text alternative states the numbers; `alt=` replaces it.
 """
@@ -20,6 +21,7 @@ from mcbook.viz.figure import Figure, show
 from mcbook.viz.histories import plot_history
 from mcbook.viz.images import plot_images
 from mcbook.viz.plane import plot_plane
+from mcbook.viz.symmetry import plot_symmetry
 
 __all__ = [
     "Figure",
@@ -29,5 +31,6 @@ __all__ = [
     "plot_plane",
     "plot_profile",
     "plot_profile_band",
+    "plot_symmetry",
     "show",
 ]

@@ -37,6 +37,7 @@ NAMED: dict[str, Rule] = {
     **pooling.RULES,
     **moves.RULES,
     **lookup.RULES,
+    **unknown.RULES,
 }
 #: functions that are recorded as they are called, not as what they are made of
 WHOLE = contraction.WHOLE
