@@ -10,8 +10,9 @@ from torch import nn
 from .. import weights
 from .context import Trace
 from .group import cells
+from .parts import Frozen, Slots, UnitClass
 from .solving import Classes, classify
-from .spec import Frozen, PermutationSpec, Slots, UnitClass
+from .spec import PermutationSpec
 from .units import Reason
 
 __all__ = ["aliases_of", "solve"]
@@ -189,7 +190,8 @@ def _frozen(trace: Trace, solved: Classes, slots: dict[str, list[Slots]]) -> lis
                 continue
             pinned = solved.pinned[solved.component[label.arrays[part.axes][stuck]]]
             for reason in np.unique(pinned).tolist():
+                here = stuck.copy()
+                here[stuck] = pinned == reason
                 why = _because(trace.units.reasons[reason])
-                count = int((pinned == reason).sum())
-                found.append(Frozen(name, part.axes[-1], count, part.units.size, why))
+                found.append(Frozen.where(name, part.axes, here, why))
     return found

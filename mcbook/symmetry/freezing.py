@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from .spec import Frozen, PermutationSpec, UnitClass
+from .parts import Frozen, UnitClass
+from .spec import PermutationSpec
 
 __all__ = ["without"]
 
@@ -72,5 +73,5 @@ def _rebuilt(spec: PermutationSpec, reasons: Mapping[int, str]) -> PermutationSp
             if lost.any():
                 which = int(np.searchsorted(starts, old.units[lost][0], side="right")) - 1
                 reason = reasons.get(which, "alone in its frozen block")
-                frozen.append(Frozen(name, old.axes[-1], int(lost.sum()), old.units.size, reason))
+                frozen.append(Frozen.where(name, old.axes, lost, reason))
     return replace(spec, classes=classes, slots=slots, frozen=frozen, verification=None)

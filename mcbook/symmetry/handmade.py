@@ -11,7 +11,8 @@ from torch import nn
 from .. import weights
 from ..errors import UnknownNameError
 from .assembling import aliases_of
-from .spec import Frozen, PermutationSpec, Slots, UnitClass
+from .parts import Frozen, Slots, UnitClass
+from .spec import PermutationSpec
 
 __all__ = ["from_axes"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from .group import cells
 if TYPE_CHECKING:
     from .spec import PermutationSpec
 
-__all__ = ["acts_on", "report", "structure", "table"]
+__all__ = ["acts_on", "html_report", "report", "structure", "table"]
 
 _WIDTHS = {"acts on": 42, "tied by": 30}
 _MOST = 8
@@ -111,39 +112,79 @@ def _place(
 
 
 def report(spec: PermutationSpec) -> str:
-    """The whole spec in words: the group, its spaces, what cannot move, and whether it holds."""
-    free, every = spec.axis_counts()
-    lines = [
-        f"Permutation symmetry of {spec.model}",
-        f"  {_count(len(spec.spaces), 'space')} with {spec.units:,} units: "
-        f"{_power(spec.log10_order)} orders compute the same function",
-        f"  units can move on {free} of {every} axes of the weights (the taps of kernels never do)",
-        f"  {_checked(spec)}",
-        "",
-    ]
+    """The whole spec as text: the group, its spaces, what cannot move, and whether it holds."""
+    title, *head = _head(spec)
+    lines = [title, *(f"  {line}" for line in head), ""]
     rows = table(spec)
     if len(rows):
         lines += _columns(rows)
     else:
         lines.append("no units can be permuted")
-    lines += ["", *_frozen(spec)]
+    lines.append("")
+    if spec.frozen:
+        lines.append("cannot move")
+    for text in _frozen(spec):
+        lines += textwrap.wrap(text, 100, initial_indent="  ", subsequent_indent="    ")
     for note in spec.notes:
         lines += textwrap.wrap(f"note: {note}", 100, subsequent_indent="  ")
     return "\n".join(lines).rstrip()
 
 
-def _checked(spec: PermutationSpec) -> str:
+def html_report(spec: PermutationSpec) -> str:
+    """The same as HTML, for notebooks and pages."""
+    title, *head = map(html.escape, _head(spec))
+    rows = table(spec)
+    parts = [f"<p><strong>{title}</strong><br>{'<br>'.join(head)}</p>"]
+    if len(rows):
+        if not rows["structure"].any():
+            rows = rows.drop(columns="structure")
+        top = "".join(f'<th scope="col">{name}</th>' for name in rows.columns)
+        body = []
+        for row in rows.itertuples(index=False):
+            first, *others = (
+                f"{cell:,}" if isinstance(cell, int) else _shortened(cell) for cell in row
+            )
+            cells_of = "".join(f"<td>{html.escape(cell)}</td>" for cell in others)
+            body.append(f'<tr><th scope="row">{html.escape(first)}</th>{cells_of}</tr>')
+        parts.append(
+            '<div style="overflow-x:auto" tabindex="0" role="region" aria-label="spaces">'
+            f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        )
+    else:
+        parts.append("<p>No units can be permuted.</p>")
+    if spec.frozen:
+        items = "".join(f"<li>{html.escape(text)}</li>" for text in _frozen(spec))
+        parts.append(f"<p>Cannot move:</p><ul>{items}</ul>")
+    parts += [f"<p>Note: {html.escape(note)}</p>" for note in spec.notes]
+    return f'<div class="mcbook-spec">{"".join(parts)}</div>'
+
+
+def _head(spec: PermutationSpec) -> list[str]:
+    """The title, and what there is to say of the group as a whole."""
+    free, every = spec.axis_counts()
+    return [
+        f"Permutation symmetry of {spec.model}",
+        f"{_count(len(spec.spaces), 'space')} with {spec.units:,} units: "
+        f"{_power(spec.log10_order)} orders compute the same function",
+        f"units can move on {free} of {every} axes of the weights (the taps of kernels never do)",
+        *_checked(spec),
+    ]
+
+
+def _checked(spec: PermutationSpec) -> list[str]:
     found = spec.verification
     if found is None:
-        return "not verified yet: spec.verify(model)"
+        return ["not verified yet: spec.verify(model)"]
     train = "" if np.isnan(found.train_error) else f", {found.train_error:.0e} in train mode"
-    said = f"verified in {found.precision}: outputs change by {found.error:.0e}{train}; "
-    said += f"control at least {found.control:.0e}"
+    said = [
+        f"verified in {found.precision}: outputs change by {found.error:.0e}{train}; "
+        f"control at least {found.control:.0e}"
+    ]
     other = found.table.loc[found.table["verified"] == "not verifiable", "space"].tolist()
     if other:
-        said += f"\n  not verifiable (the outputs hardly depend on them): {', '.join(other)}"
+        said.append(f"not verifiable (the outputs hardly depend on them): {', '.join(other)}")
     if found.failed:
-        said += f"\n  failed and frozen: {', '.join(found.failed)}"
+        said.append(f"failed and frozen: {', '.join(found.failed)}")
     return said
 
 
@@ -181,9 +222,7 @@ def _shortened(text: str) -> str:
 
 
 def _frozen(spec: PermutationSpec) -> list[str]:
-    """What cannot move, gathered by reason."""
-    if not spec.frozen:
-        return []
+    """What cannot move, gathered by reason: a line for each."""
     by_reason: dict[str, list[str]] = {}
     for one in spec.frozen:
         side = {0: "rows", 1: "columns"}.get(one.axis, f"axis {one.axis}")
@@ -191,11 +230,7 @@ def _frozen(spec: PermutationSpec) -> list[str]:
             side = "entries"
         many = f"all {one.size}" if one.count == one.size else f"{one.count} of {one.size}"
         by_reason.setdefault(one.reason, []).append(f"{one.tensor} ({many} {side})")
-    lines = ["cannot move"]
-    for reason, places in by_reason.items():
-        text = f"{_shortened(', '.join(places))}: {reason}"
-        lines += textwrap.wrap(text, 100, initial_indent="  ", subsequent_indent="    ")
-    return lines
+    return [f"{_shortened(', '.join(places))}: {reason}" for reason, places in by_reason.items()]
 
 
 def _power(log10: float) -> str:

@@ -10,7 +10,8 @@ import torch
 
 from ..errors import DamagedFileError
 from ..saving import read_tensors, write_tensors
-from .spec import Frozen, PermutationSpec, Slots, UnitClass
+from .parts import Frozen, Slots, UnitClass
+from .spec import PermutationSpec
 
 __all__ = ["load_spec", "save_spec"]
 

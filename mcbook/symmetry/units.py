@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["Ids", "Reason", "Units", "mix"]
+__all__ = ["Composite", "Ids", "Reason", "Units", "mix", "spread"]
 
 Ids = np.ndarray
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)

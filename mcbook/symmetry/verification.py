@@ -25,7 +25,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .examples import as_call, batch_of, make_example
 from .freezing import without
-from .spec import PermutationSpec, Slots
+from .parts import Slots
+from .spec import PermutationSpec
 
 __all__ = ["Verification", "verified", "verify"]
 

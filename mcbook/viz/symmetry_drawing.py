@@ -257,6 +257,10 @@ class Drawing:
         longest = max([_width(s.text, NAME) for s in named], default=0.0)
         columns = max(1, min(3, int(WIDTH // (chip + longest + 16))))
         lines, wide = -(-len(named) // columns), WIDTH / columns
+        room = wide - chip - 8
+        # the number of tensors, where there is room for all of them
+        on = {s.tag: f", on {count(len(s.tensors), 'tensor')}" for s in named}
+        counted = columns == 1 and all(_width(s.text + on[s.tag], NAME) <= room for s in named)
         for place, space in enumerate(named):
             column, line = divmod(place, lines)
             x, at = column * wide, y + 19 * line
@@ -264,11 +268,8 @@ class Drawing:
             ink = PAPER if space.look.filled else INK
             look = {"color": ink, "weight": "bold"}
             self.text(x + chip / 2, at + STRIP / 2, space.tag, SMALL, "center", **look)
-            room, text = wide - chip - 8, space.text
-            on = f", on {count(len(space.tensors), 'tensor')}"
-            if columns == 1 and _width(text + on, NAME) <= room:
-                text += on
-            elif _width(text, NAME) > room:
+            text = space.text + on[space.tag] * counted
+            if _width(text, NAME) > room:
                 size = f": {space.size}"
                 text = _short(space.name, room - _width(size, NAME), NAME) + size
             self.text(x + chip + 6, at + STRIP / 2, text, NAME)

@@ -12,7 +12,8 @@ from mcbook.viz.style import LIGHT, SERIES
 from mcbook.viz.wording import count, listed
 
 if TYPE_CHECKING:
-    from mcbook.symmetry.spec import PermutationSpec, Slots, UnitClass
+    from mcbook.symmetry.parts import Slots, UnitClass
+from mcbook.symmetry.spec import PermutationSpec
 
 __all__ = [
     "FROZEN",

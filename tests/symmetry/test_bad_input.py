@@ -157,7 +157,44 @@ def test_an_operation_nobody_knows_freezes_what_it_touches_and_says_so() -> None
     spec = mc.trace_symmetry(Odd(), torch.randn(1, 4))
     assert spec.spaces == {"second": 5}
     assert any("_fft" in note for note in spec.notes)
-    assert "note: aten._fft" in str(spec)
+    assert "note: no rule knows aten._fft" in str(spec)
+
+
+def test_a_number_that_decides_the_way_is_noted() -> None:
+    class Deciding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.out = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.first(x))
+            return self.out(h if h.sum().item() > 0 else -h)
+
+    spec = mc.trace_symmetry(Deciding(), torch.randn(1, 4))
+    assert spec.spaces == {"first": 8}
+    assert "reads a number from its data" in str(spec)
+
+
+def test_a_network_that_cannot_run_in_float64_is_checked_in_its_own_precision() -> None:
+    class Single(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.out = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.first(x))
+            return self.out(torch.matmul(h, torch.eye(8)))  # a float32 constant
+
+    class Wrong(Single):
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.from_numpy(torch.relu(self.first(x)).numpy())
+            return self.out(torch.matmul(h, torch.eye(8)))
+
+    spec = mc.trace_symmetry(Single(), torch.randn(1, 4))
+    assert spec.verification.precision == "float32"
+    assert spec.verification.passed
+    assert "verified in float32" in str(spec)
+    assert mc.trace_symmetry(Wrong(), torch.randn(1, 4)).spaces == {}
 
 
 def test_a_check_that_fails_for_no_space_alone_freezes_them_all() -> None:
