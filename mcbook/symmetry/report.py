@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ __all__ = ["acts_on", "html_report", "report", "structure", "table"]
 
 _WIDTHS = {"acts on": 42, "tied by": 30}
 _MOST = 8
+_LEFT = ' style="text-align:left;vertical-align:top"'
 
 
 def table(spec: PermutationSpec) -> pd.DataFrame:
@@ -133,22 +135,25 @@ def report(spec: PermutationSpec) -> str:
 def html_report(spec: PermutationSpec) -> str:
     """The same as HTML, for notebooks and pages."""
     title, *head = map(html.escape, _head(spec))
+    head = [re.sub(r"10\^([\d.,]+)", r"10<sup>\1</sup>", line) for line in head]
     rows = table(spec)
     parts = [f"<p><strong>{title}</strong><br>{'<br>'.join(head)}</p>"]
     if len(rows):
         if not rows["structure"].any():
             rows = rows.drop(columns="structure")
-        top = "".join(f'<th scope="col">{name}</th>' for name in rows.columns)
+        top = "".join(f'<th scope="col"{_LEFT}>{name}</th>' for name in rows.columns)
         body = []
         for row in rows.itertuples(index=False):
             first, *others = (
                 f"{cell:,}" if isinstance(cell, int) else _shortened(cell) for cell in row
             )
-            cells_of = "".join(f"<td>{html.escape(cell)}</td>" for cell in others)
-            body.append(f'<tr><th scope="row">{html.escape(first)}</th>{cells_of}</tr>')
+            # as notebooks set them, tables are to the right and centred
+            cells_of = "".join(f"<td{_LEFT}>{html.escape(cell)}</td>" for cell in others)
+            body.append(f'<tr><th scope="row"{_LEFT}>{html.escape(first)}</th>{cells_of}</tr>')
         parts.append(
             '<div style="overflow-x:auto" tabindex="0" role="region" aria-label="spaces">'
-            f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+            '<table class="dataframe" style="text-align:left">'
+            f"<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
         )
     else:
         parts.append("<p>No units can be permuted.</p>")
