@@ -36,7 +36,7 @@ def solve(model: nn.Module, trace: Trace) -> PermutationSpec:
         total += len(own)
     slots = {
         name: [
-            Slots(axes, units := number[solved.component[x]], _ranks(units, solved.colour[x]))
+            Slots(axes, units := number[solved.component[x]], _ranks(units, solved.role[x]))
             for axes, x in sorted(label.arrays.items())
         ]
         for name, (_, label) in trace.weights.items()

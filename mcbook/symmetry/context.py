@@ -87,6 +87,8 @@ class Trace:
         self._labels: dict[int, Label] = {}
         self._used: set[int] = set()
         self._written: set[int] = set()  # storages of constants that were written into
+        self._before: dict[int, Tensor] = {}  # constants as they were before they were written into
+        self._holders: dict[int, set[int]] = {}  # which tensors share a storage
         self._alive: list[Any] = []  # the number of an object is given again once it is gone
         for name, parameter in model.named_parameters():
             self._own(name, parameter)
@@ -118,7 +120,7 @@ class Trace:
 
     def operand(self, tensor: Tensor) -> Operand:
         """A tensor as the algebra of labels takes it."""
-        value = tensor if self.is_constant(tensor) else None
+        value = self._before.get(id(tensor), tensor) if self.is_constant(tensor) else None
         return Operand(tuple(tensor.shape), self.label(tensor), value)
 
     def note(self, text: str) -> None:
@@ -155,14 +157,28 @@ class Trace:
             else:
                 self.put(tensor, label)
 
-    def record_in_place(self, rule: Rule, name: str, call: Call) -> None:
-        """The same for an operation that wrote its result into its first argument."""
+    def is_shared(self, tensor: Tensor) -> bool:
+        """Whether other tensors of the trace hold the same memory."""
+        return len(self._holders.get(_storage(tensor), set()) | {id(tensor)}) > 1
+
+    def record_in_place(self, rule: Rule, name: str, call: Call, old: Tensor | None) -> None:
+        """The same for an operation that wrote its result into its first argument.
+
+        Args:
+            rule: of the operation.
+            name: of the operation.
+            call: the operation.
+            old: a copy of the first argument from before, where that is a constant.
+        """
         target = call.args[0]
         before, was_constant = self.label(target), self.is_constant(target)
+        if old is not None:
+            self._before[id(target)] = old
         (label,) = self._apply(rule, name, call)
+        self._before.pop(id(target), None)
         if label is None:
             return
-        if target._is_view():
+        if self.is_shared(target):
             # others look at the same memory: what they know of it has to stay true
             for axes, x in label.arrays.items():
                 if axes not in before.arrays:
@@ -197,6 +213,8 @@ class Trace:
         """The labels of the outputs; None for constants."""
         inputs, outputs = call.inputs, call.outputs
         self._alive.append((inputs, outputs))
+        for x in (*inputs, *outputs):
+            self._holders.setdefault(_storage(x), set()).add(id(x))
         if all(self.is_constant(x) and id(x) not in self._buffers for x in inputs):
             return [None] * len(outputs)
         self.operations.append(name)

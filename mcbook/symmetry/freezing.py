@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from .group import cells
 from .parts import Frozen, UnitClass
 from .spec import PermutationSpec
 
@@ -33,32 +34,36 @@ def without(spec: PermutationSpec, gone: Mapping[int, str]) -> PermutationSpec:
 def _rebuilt(spec: PermutationSpec, reasons: Mapping[int, str]) -> PermutationSpec:
     """Without the classes that are frozen; blocks that are frozen become separate classes."""
     starts = spec.starts
-    number = np.full(int(starts[-1]), -1)  # old unit -> new unit
+    number = np.full(int(starts[-1]), -1)  # old unit -> new unit, -1 where it cannot move
+    part_of = np.full(int(starts[-1]), -1)  # old unit -> its new class
+    place_in = np.zeros(int(starts[-1]), np.int64)  # old unit -> its place there
     classes: list[UnitClass] = []
-    where: dict[int, tuple[int, np.ndarray]] = {}
     total = 0
     for place, c in enumerate(spec.classes):
         if place in reasons:
             continue
-        held = [block for above, block in c.parents if above in reasons]
-        kept = [(above, block) for above, block in c.parents if above not in reasons]
-        cell = np.unique(np.stack(held, 1), axis=0, return_inverse=True)[1].reshape(-1) if held \
-            else np.zeros(c.size, np.int64)  # fmt: skip
+        # together stay units whose blocks can change places: both in one new class, or both held
+        keys = [np.zeros(c.size, np.int64)]
+        for above, block in c.parents:
+            new = part_of[starts[above] + block]
+            keys.append(np.where(new >= 0, new, -1 - block))
+        cell = np.unique(np.stack(keys, 1), axis=0, return_inverse=True)[1].reshape(-1)
         for k in range(int(cell.max()) + 1):
             inside = np.flatnonzero(cell == k)
             if len(inside) < 2:
                 continue
-            name = f"{c.name}:{k}" if cell.max() else c.name
             parents = []
-            for above, block in kept:
-                new, at = where[above]
-                parents.append((new, at[block[inside]]))
+            for above, block in c.parents:
+                old = starts[above] + block[inside]
+                if part_of[old[0]] >= 0:
+                    parents.append((int(part_of[old[0]]), place_in[old]))
+            part_of[starts[place] + inside] = len(classes)
+            place_in[starts[place] + inside] = np.arange(len(inside))
             number[starts[place] + inside] = total + np.arange(len(inside))
-            if not cell.max():
-                at = np.zeros(c.size, np.int64)
-                at[inside] = np.arange(len(inside))
-                where[place] = (len(classes), at)
-            classes.append(replace(c, name=name, size=len(inside), parents=tuple(parents)))
+            free = bool((cells(parents, len(inside)) > 1).any())
+            name = f"{c.name}:{k}" if cell.max() else c.name
+            classes.append(replace(c, name=name, size=len(inside), parents=tuple(parents),
+                                   is_space=free))  # fmt: skip
             total += len(inside)
     slots = {
         name: [

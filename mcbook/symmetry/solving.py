@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -38,7 +38,8 @@ class Classes:
         members: per class, its components in their order along the network.
         parents: per class, pairs (class, for every member the place of its block in that class).
         pinned: per component, the number of the reason why it cannot move; 0 for none.
-        colour: for every unit of the trace, what happened to it before anything was united.
+        role: for every unit of the trace, its colour among those it is one with: what tells the
+            positions of one unit on one axis apart.
         of: for every component, its class, -1 where it is alone.
     """
 
@@ -46,7 +47,7 @@ class Classes:
     members: list[np.ndarray]
     parents: list[list[tuple[int, np.ndarray]]]
     pinned: np.ndarray
-    colour: np.ndarray
+    role: np.ndarray
     of: np.ndarray
 
 
@@ -144,18 +145,24 @@ def classify(trace: Trace, model: nn.Module) -> Classes:
         for name, (_, label) in trace.weights.items()
         for axes, x in label.arrays.items()
     ]
+    graph = _Graph(units, slots)
+    traced = len(graph.component)
+    # before anything is added that the trace did not say of every unit alike
+    role = _roles(units, graph.raw)
     for _ in range(_ROUNDS):
         graph = _Graph(units, slots)
         torn = graph.in_two_blocks()
         if len(torn):
+            # neither it nor the blocks can move; then its links say no more
             units.because("lies in two blocks of one kind", "")
-            units.pin(_representatives(graph)[torn])
+            held = np.union1d(torn, graph.parent[np.isin(graph.child, torn)])
+            units.pin(_representatives(graph)[held])
             units.blocks = _without(units.blocks, graph.component, torn)
             continue
         classes = graph.refine()
         if _tidied(units, graph, classes):
             continue
-        solved = _arranged(graph, classes, slots)
+        solved = replace(_arranged(graph, classes, slots), role=role[:traced])
         broken = _irregular(solved)
         if broken is None:
             return solved
@@ -323,6 +330,30 @@ def _arranged(graph: _Graph, classes: np.ndarray, slots: list[tuple[Ids, int]]) 
     for k, own in enumerate(members):
         of[own] = k
     return Classes(graph.component, members, parents, graph.pinned, graph.raw, of)
+
+
+def _roles(units: Units, raw: np.ndarray) -> np.ndarray:
+    """Colours of single units, refined along everything the trace itself said of them.
+
+    What ties several positions of an axis into one unit may tie them in another order in each unit
+    (`x[[0, 3]] + x[[2, 1]]`); which of them corresponds to which is told by what they are tied to.
+    """
+    links = [(*pair, k) for k, pair in enumerate([*units.ones, *units.blocks])]
+    if not links:
+        return raw
+    x, y = (np.concatenate([link[k] for link in links]) for k in (0, 1))
+    kind = mix(np.repeat([link[3] for link in links], [len(link[0]) for link in links]), 11)
+    colour, count = mix(raw, 12), 0
+    for _ in range(_ROUNDS):
+        distinct = len(np.unique(colour))
+        if distinct == count:
+            break
+        count = distinct
+        said = np.zeros(len(colour), np.uint64)
+        np.add.at(said, x, mix(colour[y] ^ kind, 14))
+        np.add.at(said, y, mix(colour[x] ^ kind, 15))
+        colour = mix(colour + said, 16)
+    return colour
 
 
 def _irregular(solved: Classes) -> int | None:

@@ -37,15 +37,19 @@ class _Dispatch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        if not self.paused:
-            name = func._schema.name.removeprefix("aten::")
-            call = Call(func, args, kwargs, out)
-            if func._schema.is_mutable and name.endswith("_") and not name.endswith("__"):
-                self.trace.record_in_place(rule_for(func, name[:-1]), name[:-1], call)
-            else:
-                self.trace.record(rule_for(func, name), name, call)
-        return out
+        if self.paused:
+            return func(*args, **kwargs)
+        name = func._schema.name.removeprefix("aten::")
+        if func._schema.is_mutable and name.endswith("_") and not name.endswith("__"):
+            old = None
+            if isinstance(args[0], Tensor) and self.trace.is_constant(args[0]):
+                old = args[0].detach().clone()
+            call = Call(func, args, kwargs, func(*args, **kwargs))
+            self.trace.record_in_place(rule_for(func, name[:-1]), name[:-1], call, old)
+        else:
+            call = Call(func, args, kwargs, func(*args, **kwargs))
+            self.trace.record(rule_for(func, name), name, call)
+        return call.out
 
 
 class _Functions(TorchFunctionMode):

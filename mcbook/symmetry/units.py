@@ -101,9 +101,13 @@ class Units:
         self.count += n
         return np.arange(self.count - n, self.count, dtype=np.int64).reshape(tuple(shape))
 
+    def next_event(self) -> None:
+        """What is seen from here on is another event."""
+        self._events += 1
+
     def because(self, what: str, module: str) -> None:
         """The facts that follow are for this reason."""
-        self._events += 1
+        self.next_event()
         if self.reasons[-1] != Reason(what, module):
             self.reasons.append(Reason(what, module))
 
@@ -137,7 +141,7 @@ class Units:
                 None: none may.
         """
         if position is None:
-            position = np.arange(x.size)
+            position = np.arange(x.size).reshape(x.shape)
         position = np.broadcast_to(position, x.shape).reshape(-1)
         self._pins += 1
         colours = mix(position, salt=2**32 + self._pins)

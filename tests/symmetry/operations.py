@@ -35,6 +35,20 @@ def op(run: Callable[..., Any], *shapes: Shape, **options: Any) -> Case:
     return Case(run, shapes, **options)
 
 
+def fold_and_convolve(x: Tensor, w: Tensor, groups: int = 1) -> Tensor:
+    return F.conv1d(x.view(2, 4, 5), w, groups=groups)
+
+
+def scaled(shift: Tensor, scale: Tensor, x: Tensor) -> Tensor:
+    return x * (1 + scale) + shift
+
+
+def viewed_before(z: Tensor, write: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    part = z[:, :2]
+    write(z)
+    return part, z
+
+
 def halved(x: Tensor) -> Tensor:
     x[:, :2].mul_(0.5)
     return x
@@ -56,8 +70,9 @@ def added_one(x: Tensor, y: Tensor) -> Tensor:
     return x
 
 
-A, B, IMAGE, SEQ = (5, 4), (3, 5, 4), (2, 6, 5, 4), (2, 4, 7)
+A, B, IMAGE, SEQ, VOLUME = (5, 4), (3, 5, 4), (2, 6, 5, 4), (2, 4, 7), (1, 3, 4, 6, 5)
 MASK = torch.randn(A, generator=torch.Generator().manual_seed(1)) > 0
+FOUND = (torch.full((6,), 0.5).double(), torch.full((6,), 2.0).double())
 ROWS = torch.tensor([4, 0, 0, 3])
 CASES: dict[str, Case] = {
     # each number by itself
@@ -77,11 +92,17 @@ CASES: dict[str, Case] = {
     "power of two": op(lambda x, y: x.abs() ** y, A, (4,)),
     "clone": op(lambda x: x.clone(), A),
     "half and back": op(lambda x: x.to(torch.float16).double(), A),
+    "sigmoid": op(torch.sigmoid, A),
+    "tanh": op(torch.tanh, A),
+    "selu": op(torch.selu, A),
     "detach": op(lambda x: x.detach(), A),
     "alias": op(lambda x: aten.alias(x), A),
     "lift_fresh": op(lambda x: aten.lift_fresh(x), A),
+    "lift": op(lambda x: aten.lift(x), A),
+    "lift_fresh_copy": op(lambda x: aten.lift_fresh_copy(x), A),
     "conj": op(lambda x: (x + 0j).conj().resolve_conj().real, A),
     "positive": op(lambda x: +x, A),
+    "item": op(lambda x: x * x.sum().item(), A),
     "contiguous": op(lambda x: x.transpose(0, 1).contiguous(), A),
     "add": op(torch.add, A, A),
     "add broadcast": op(torch.add, B, (4,)),
@@ -113,6 +134,11 @@ CASES: dict[str, Case] = {
     "zero_": op(lambda x: x.clone().zero_(), A),
     "copy_": op(lambda x, y: x.clone().copy_(y), A, (4,)),
     "copy_ into slices": op(lambda x, y: assigned(x.new_zeros(5, 6), x, y), A, (5, 2)),
+    "mul_ of a constant": op(lambda x: torch.arange(4.0).double().expand(5, 4).clone().mul_(x), A),
+    "add_ after a view": op(lambda x: viewed_before(x.new_zeros(5, 4), lambda z: z.add_(x)), A),
+    "copy_ after a view": op(lambda x, y: viewed_before(x.clone(), lambda z: z.copy_(y)), A, A),
+    "relu_ after a view": op(lambda x: viewed_before(x.clone(), lambda z: z.relu_()), A),
+    "mul_ after a view": op(lambda x, y: viewed_before(x.clone(), lambda z: z.mul_(y)), A, (4,)),
     "copy_ over a slice": op(lambda x, y: assigned_one(x.clone(), y), A, (5, 2)),
     "add_ to a slice": op(lambda x, y: added_one(x.clone(), y), A, (5, 2)),
     "add_ to what is zero": op(lambda x: x.new_zeros(5, 4).add_(x), A),
@@ -121,7 +147,7 @@ CASES: dict[str, Case] = {
     "scatter_add": op(lambda x, y: x.scatter_add(0, ROWS[:, None].expand(4, 4), y), A, (4, 4)),
     # constants
     **{name: op(lambda x, f=name: getattr(torch, f)(x) + x, A)
-       for name in ("zeros_like", "ones_like")},
+       for name in ("zeros_like", "ones_like", "rand_like", "randn_like")},
     **{f"{name} of another shape": op(lambda x, f=name: getattr(x, f)((5, 2)) + x[:, :2], A)
        for name in ("new_zeros", "new_ones")},
     "full_like": op(lambda x: torch.full_like(x, 2.0) * x, A),
@@ -171,6 +197,10 @@ CASES: dict[str, Case] = {
     "conv1d": op(lambda x, w, b: F.conv1d(x, w, b, padding=1), (2, 4, 6), (5, 4, 3), (5,)),
     "conv2d": op(lambda x, w, b: F.conv2d(x, w, b, 2, 1), (2, 3, 6, 7), (5, 3, 3, 2), (5,)),
     "conv2d 1x1": op(F.conv2d, (2, 3, 4, 5), (6, 3, 1, 1)),
+    "_convolution": op(
+        lambda x, w: aten._convolution(
+            x, w, None, [1], [0], [1], False, [0], 1, False, False, False, False),
+        (2, 4, 6), (5, 4, 3)),
     "conv2d of an input": op(F.conv2d, (2, 3, 6, 6), (5, 3, 3, 3), (5,), fixed=(0,)),
     "conv2d, dilated": op(lambda x, w: F.conv2d(x, w, dilation=2), (1, 3, 6, 6), (5, 3, 2, 2)),
     "conv3d": op(F.conv3d, (1, 2, 4, 3, 3), (3, 2, 2, 2, 2), (3,)),
@@ -195,6 +225,12 @@ CASES: dict[str, Case] = {
     "conv2d, other filters": op(
         lambda x: F.conv2d(x, torch.arange(12.0).double().reshape(4, 1, 1, 3), groups=4),
         (2, 4, 5, 6)),
+    "conv1d of a fold": op(fold_and_convolve, (8, 5), (6, 4, 3)),
+    "conv1d of a fold, depthwise": op(lambda x, w: fold_and_convolve(x, w, 4), (8, 5), (4, 1, 3)),
+    "conv1d of a fold, grouped": op(lambda x, w: fold_and_convolve(x, w, 2), (8, 5), (4, 2, 3)),
+    "conv1d of an outer sum, depthwise": op(
+        lambda x, y, w: F.conv1d((x.view(2, 4) + y)[..., None], w, groups=4),
+        (8,), (4,), (4, 1, 1)),
     "conv2d, grouped, transposed": op(lambda x, w: F.conv_transpose2d(x, w, groups=2),
                                       (2, 4, 3, 3), (4, 3, 2, 2)),
     # norms
@@ -204,12 +240,23 @@ CASES: dict[str, Case] = {
                             statistics=(1, 2)),
     "batch norm, training": op(lambda x, w, b: F.batch_norm(x, None, None, w, b, True),
                                IMAGE, (6,), (6,)),
-    "batch norm with update": op(
-        lambda x, w, b, m, v: aten._batch_norm_with_update(x, w, b, m.clone(), v.clone(), 0.1, 1e-5)[0],
-        IMAGE, (6,), (6,), (6,), (6,)),
+    "batch norm, training with statistics": op(
+        lambda x, m, v, w, b: F.batch_norm(x, m, v, w, b, True), IMAGE, (6,), (6,), (6,), (6,),
+        statistics=(1, 2)),
+    "batch norm of fixed statistics": op(
+        lambda x, m, v, w: F.batch_norm(x, m, v, w), IMAGE, (6,), (6,), (6,), fixed=(1, 2)),
+    "batch norm of a fold": op(
+        lambda x, w, b: F.batch_norm(x.view(2, 6, 4), None, None, w, b, True),
+        (12, 4), (6,), (6,)),
+    **{f"batch norm, {name}": op(lambda x, w, b, f=name: getattr(aten, f)(
+           x, w, b, *(y.clone() for y in FOUND), *[True] * (f[-10:] == "norm_legit"), 0.1, 1e-5)[0],
+           IMAGE, (6,), (6,))
+       for name in ("_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
+                    "_batch_norm_with_update", "_batch_norm_no_update")},
     "layer norm": op(lambda x, w, b: F.layer_norm(x, (4,), w, b), B, (4,), (4,)),
     "layer norm, plain": op(lambda x: F.layer_norm(x, (4,)), B),
     "layer norm over two": op(lambda x, w, b: F.layer_norm(x, (5, 4), w, b), B, A, A),
+    "rms norm, fused": op(lambda x, w: aten._fused_rms_norm(x, [4], w, 1e-6)[0], B, (4,)),
     "rms norm": op(lambda x, w: F.rms_norm(x, (4,), w), B, (4,)),
     "group norm": op(lambda x, w, b: F.group_norm(x, 3, w, b), IMAGE, (6,), (6,)),
     "group norm of one": op(lambda x, w, b: F.group_norm(x, 1, w, b), IMAGE, (6,), (6,)),
@@ -247,17 +294,26 @@ CASES: dict[str, Case] = {
     "adaptive_avg_pool2d": op(lambda x: F.adaptive_avg_pool2d(x, 2), IMAGE),
     "global pool": op(lambda x: F.adaptive_avg_pool2d(x, 1), IMAGE),
     "adaptive_max_pool2d": op(lambda x: F.adaptive_max_pool2d(x, 2), IMAGE),
-    "avg_pool3d": op(lambda x: F.avg_pool3d(x, 2), (1, 2, 4, 2, 3)),
-    "max_pool3d": op(lambda x: F.max_pool3d(x, 2), (1, 2, 4, 2, 3)),
-    "adaptive_avg_pool3d": op(lambda x: F.adaptive_avg_pool3d(x, 2), (1, 3, 4, 2, 3)),
-    "adaptive_max_pool3d": op(lambda x: F.adaptive_max_pool3d(x, 2), (1, 3, 4, 2, 3)),
+    "avg_pool3d": op(lambda x: F.avg_pool3d(x, 2), VOLUME),
+    "max_pool3d": op(lambda x: F.max_pool3d(x, 2), VOLUME),
+    "adaptive_avg_pool3d": op(lambda x: F.adaptive_avg_pool3d(x, 2), VOLUME),
+    "adaptive_max_pool3d": op(lambda x: F.adaptive_max_pool3d(x, 2), VOLUME),
     **{f"interpolate {mode}": op(lambda x, m=mode: F.interpolate(x, scale_factor=2, mode=m), shape)
        for mode, shape in (("nearest", IMAGE), ("bilinear", IMAGE), ("bicubic", IMAGE),
-                           ("nearest-exact", IMAGE), ("linear", SEQ), ("trilinear", (1, 3, 2, 4, 2)))},
+                           ("nearest-exact", IMAGE), ("linear", SEQ), ("trilinear", VOLUME))},
+    **{f"interpolate {mode} {len(shape) - 2}d": op(
+           lambda x, m=mode: F.interpolate(x, scale_factor=2, mode=m), shape)
+       for mode in ("nearest", "nearest-exact") for shape in (SEQ, VOLUME)},
+    **{f"interpolate {mode} smoothly": op(
+           lambda x, m=mode: F.interpolate(x, (3, 3), mode=m, antialias=True), IMAGE)
+       for mode in ("bilinear", "bicubic")},
+    "fractional_max_pool2d": op(
+        lambda x: aten.fractional_max_pool2d(x, [2, 2], [2, 2], 0.3 * torch.ones(2, 6, 2).double()),
+        IMAGE),
     **{f"{mode} {len(pads) // 2}d": op(lambda x, m=mode, p=pads: F.pad(x, p, m), shape)
        for mode in ("reflect", "replicate", "circular")
        for pads, shape in (((1, 1), SEQ), ((1, 1, 1, 0), IMAGE),
-                           ((1, 1, 1, 0, 0, 1), (1, 3, 2, 4, 2)))},
+                           ((1, 1, 1, 0, 0, 1), VOLUME))},
     "pad pixels": op(lambda x: F.pad(x, (1, 1, 2, 0)), IMAGE),
     "pad channels": op(lambda x: F.pad(x, (0, 0, 0, 0, 2, 3)), IMAGE),
     "pad by less": op(lambda x: F.pad(x, (0, 0, 0, 0, -2, 3)), IMAGE),
@@ -267,6 +323,9 @@ CASES: dict[str, Case] = {
     "unflatten": op(lambda x: x.unflatten(1, (2, 3)), (5, 6)),
     "regroup": op(lambda x: x.reshape(3, 4), (2, 6)),
     "squeeze": op(lambda x: x.unsqueeze(1).squeeze(-1).squeeze(), (5, 4, 1)),
+    "view_copy": op(
+        lambda x: aten.view_copy(aten.unsqueeze_copy(aten.squeeze_copy(x), 1), [4, 5]), A),
+    "reshape_alias": op(lambda x: aten._reshape_alias(x, [4, 5], [5, 1]), A),
     "t": op(lambda x: x.t(), A),
     "transpose": op(lambda x: x.transpose(0, -1), B),
     "permute": op(lambda x: x.permute(2, 0, -2), B),
@@ -292,12 +351,18 @@ CASES: dict[str, Case] = {
     "pixel_shuffle": op(lambda x: F.pixel_shuffle(x, 2), (2, 12, 2, 3)),
     "pixel_unshuffle": op(lambda x: F.pixel_unshuffle(x, 2), (2, 3, 2, 4)),
     "channel_shuffle": op(lambda x: F.channel_shuffle(x, 2), IMAGE),
+    "native_channel_shuffle": op(lambda x: aten.native_channel_shuffle(x, 2), IMAGE),
     "unfold": op(lambda x: x.unfold(1, 2, 1), B),
     "im2col": op(lambda x: F.unfold(x, 2), (1, 3, 3, 4)),
     "diagonal": op(lambda x: x.diagonal(dim1=1, dim2=2), B),
     "cat": op(lambda x, y: torch.cat([x, y], 1), B, (3, 2, 4)),
     "cat with an input": op(lambda x, y: torch.cat([x, y], 1), B, (3, 2, 4), fixed=(1,)),
     "cat with itself": op(lambda x: torch.cat([x, x], 1), B),
+    "stack of two and back": op(lambda x, y: torch.stack([x, y], 1).unbind(1), A, A),
+    "chunk a table": op(lambda x, y: [p * y for p in x.chunk(3, 0)], (3, 4), (5, 4)),
+    "chunk a vector in half": op(lambda x, y: x[:2] * y + x[2:], (4,), (3, 2)),
+    "unbind a table": op(lambda x, y: y * x.unbind(0)[0] + x.unbind(0)[1], (2, 4), (5, 4)),
+    "shift and scale": op(lambda x, y: scaled(*x, y), (2, 4), (5, 4)),
     "cat over one": op(lambda x, y: torch.cat([x, y], 1), (5, 1), (5, 1)),
     "stack": op(lambda x, y: torch.stack([x, y], 1), A, A),
     "stack with itself": op(lambda x: torch.stack([x, x], -1), A),
@@ -306,7 +371,12 @@ CASES: dict[str, Case] = {
     # rows by number
     "embedding": op(lambda w: F.embedding(torch.tensor([[1, 0, 2]]), w), A),
     "embedding_bag": op(lambda w: F.embedding_bag(torch.tensor([[1, 0, 2]]), w), A),
+    "embedding_bag, trained": op(
+        lambda w: aten._embedding_bag(w, ROWS, torch.tensor([0, 2]))[0], A),
+    "embedding_bag, forward": op(
+        lambda w: aten._embedding_bag_forward_only(w, ROWS, torch.tensor([0, 2]))[0], A),
     "index": op(lambda x: x[ROWS], A),
+    "unsafe_index": op(lambda x: aten._unsafe_index(x, [ROWS]), A),
     "index of two": op(lambda x: x[ROWS, :, torch.tensor([0, 1, 3, 3])], (5, 3, 4)),
     "index, mask": op(lambda x: x[MASK], A),
     "index, data": op(lambda x, y: x[y.abs().long() % 5], A, (3,), fixed=(1,)),

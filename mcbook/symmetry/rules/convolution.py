@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from ..context import Call, Rule, Trace
-from ..labels import Label, Operand, contract, merge, pin_axes
+from ..labels import Axes, Label, Operand, contract, merge, pin_axes
 from ..units import Ids, spread
 from .unknown import frozen
 
@@ -48,8 +48,9 @@ def _grouped(
     """
     units = trace.units
     (of_x, x_label), (of_w, w_label) = x, weight
+    batch: dict[Axes, Ids] = {axes: u for axes, u in x_label.arrays.items() if axes == (0,)}
     inputs = _only(trace, x_label, 1)
-    rows = _only(trace, w_label, 0)
+    rows = _only(trace, w_label, 0, also=(0, 1))
     m, o = of_x.shape[1] // groups, of_w.shape[0] // groups
     shape = (of_w.shape[0], m)
     group = spread(np.arange(groups), [0], (groups, o))
@@ -57,8 +58,8 @@ def _grouped(
         # constant filters, the same for every channel (blur pooling), are as good as none
         if inputs is not None and not (m == o == 1 and trace.operand(of_w).is_uniform(0)):
             units.pin(inputs)
-            return Label()
-        return Label({} if inputs is None else {(1,): inputs})
+            inputs = None
+        return Label(batch if inputs is None else {**batch, (1,): inputs})
     units.see(rows, role=1)
     columns = w_label.arrays.get((1,))
     if inputs is None:
@@ -66,7 +67,7 @@ def _grouped(
             units.pin(rows.reshape(groups, o), group)
             if columns is not None:
                 units.pin(columns)
-        return Label({(1,): rows})
+        return Label({**batch, (1,): rows})
     units.see(inputs, role=0)
     inner, outer = inputs.reshape(groups, m), rows.reshape(groups, o)
     if m == o == 1:
@@ -90,13 +91,13 @@ def _grouped(
                 units.pin(inner, spread(np.arange(m), [1], inner.shape))
             else:
                 units.block(inner, spread(columns, [1], inner.shape))
-    return Label({(1,): rows})
+    return Label({**batch, (1,): rows})
 
 
-def _only(trace: Trace, label: Label, axis: int) -> Ids | None:
-    """The units on one axis alone; what lies on this and other axes is pinned."""
+def _only(trace: Trace, label: Label, axis: int, also: Axes = ()) -> Ids | None:
+    """The units on one axis alone; what lies on this and other axes (but `also`) is pinned."""
     for axes, x in label.arrays.items():
-        if axis in axes and axes not in ((axis,), (0, 1)):
+        if axis in axes and axes not in ((axis,), also):
             trace.units.pin(x)
     return label.arrays.get((axis,))
 

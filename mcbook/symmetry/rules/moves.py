@@ -24,10 +24,11 @@ def move(trace: Trace, call: Call, label: Label | None = None) -> list[Label]:
         return [Label()] * len(call.outputs)
     numbers = torch.arange(x.numel(), dtype=torch.float64, device=x.device).reshape(x.shape)
     found = call.func(numbers, *call.args[1:], **call.kwargs)
-    parts = [found] if isinstance(found, Tensor) else list(found)
-    return [
-        moved(trace.units, label, x.shape, part.cpu().numpy().astype(np.int64)) for part in parts
-    ]
+    labels = []
+    for part in [found] if isinstance(found, Tensor) else list(found):
+        trace.units.next_event()  # one part is not another
+        labels.append(moved(trace.units, label, x.shape, part.cpu().numpy().astype(np.int64)))
+    return labels
 
 
 def _view(trace: Trace, call: Call) -> list[Label]:

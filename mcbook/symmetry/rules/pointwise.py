@@ -22,7 +22,9 @@ def same(trace: Trace, call: Call) -> Label:
 def copied(trace: Trace, call: Call) -> Label:
     """`copy_`: the second argument takes the place of the first."""
     target, source = call.args[0], call.args[1]
-    trace.pin(*([target] if target._is_view() else []))
+    if trace.is_shared(target):  # others hold the same memory, under the old units
+        trace.pin(target, source)
+        return trace.label(target)
     return merge(trace.units, [trace.operand(source)], target.shape)
 
 
