@@ -34,12 +34,13 @@ __all__ = ["Verification", "verified", "verify"]
 TOLERANCE, TRAIN_TOLERANCE = 1e-10, 1e-8
 #: So many times above the error must the control lie.
 MARGIN = 1e6
-#: How many elements of the group are tried; two where the network has more weights than this.
-TURNS, LARGE = 4, 30_000_000
+#: How many elements of the group are tried; two where the network is large: has more weights.
+TURNS, LARGE = 4, 10_000_000
 #: A change that needs no further tensor to be tried.
 ENOUGH = 1e-3
 _PRIME = 1_000_003
-#: How many inputs, in train mode and in eval mode: statistics of few numbers amplify rounding.
+#: How many inputs (statistics of few numbers amplify rounding, and units may be dead on a few);
+#: in eval mode fewer where the network is large.
 BATCH, FEW = 8, 2
 
 
@@ -94,8 +95,9 @@ def verify(
 
     On a float64 copy with random parameters and statistics: permute all spaces at once by random
     elements of the group (four, or two in large networks), and compare the outputs for random
-    inputs, in eval mode and (with batch norm, once) in train mode.  If they differ, each space is tried by itself, and those that fail are
-    frozen in the spec that is returned.  Then the control, space by space.
+    inputs, in eval mode and (with batch norm, once) in train mode.  If they differ, each space is
+    tried by itself, and those that fail are frozen in the spec that is returned.  Then the control,
+    space by space.
 
     Args:
         spec: the spec.
@@ -178,7 +180,8 @@ class _Check:
         _randomise(self.model, spec, self.tensors, self.seed)
         self._calibrate()
         self.one, self.few = (
-            tree_map(lambda x, n=n: x[:n] if _is_batch(x) else x, self.inputs) for n in (1, FEW)
+            tree_map(lambda x, n=n: x[:n] if _is_batch(x) else x, self.inputs)
+            for n in (1, BATCH if self.turns == TURNS else FEW)
         )
         self.one_out, self.few_out = self.run(self.one), self.run(self.few)
         self.train_out = self.run(self.inputs, train=True) if self.norms else []

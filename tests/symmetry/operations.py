@@ -343,6 +343,7 @@ CASES: dict[str, Case] = {
     "chunk": op(lambda x: x.chunk(2, -1), B),
     "unbind": op(lambda x: x.unbind(1), B),
     "roll": op(lambda x: x.roll(2, 1), B),
+    "neighbours, flattened": op(lambda x: (x + 2 * x.roll(1, 0)).flatten(), (4, 3)),
     "flip": op(lambda x: x.flip(1), B),
     "rot90": op(lambda x: x.rot90(1, (1, 2)), B),
     "repeat": op(lambda x: x.repeat(2, 3), A),

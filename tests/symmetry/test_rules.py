@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from symmetry.operations import CASES, Case
 from torch import Tensor, nn
@@ -251,6 +251,20 @@ STEPS = st.lists(
 
 
 @settings(max_examples=150)
+@example([("flatten", 0, 0), ("swap", 0, 0), ("repeat_interleave", 0, 2)], (2, 3))
+@example(
+    [
+        ("unflatten", 0, 2),
+        ("stack", 0, 0),
+        ("transpose", 0, 2),
+        ("unflatten", 1, 1),
+        ("unflatten", 0, 0),
+        ("transpose", 0, 3),
+        ("add", 4, 0),
+    ],
+    (4,),
+)
+@example([("stack", 0, 0), ("add", 0, 0), ("add", 0, 1)], (4,))
 @given(STEPS, st.sampled_from([(4,), (2, 3), (4, 3), (2, 2, 3), (6, 2)]))
 def test_movements_one_after_the_other_carry_the_group_along(
     steps: list[tuple[str, int, int]], shape: tuple[int, ...]
