@@ -11,9 +11,15 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 
-__all__ = ["Irregular", "cells", "complete", "log10_order", "random_element"]
+__all__ = [
+    "Irregular",
+    "cells",
+    "complete",
+    "log10_order",
+    "random_element",
+    "random_swaps",
+]
 
 Parents = Sequence[Sequence[tuple[int, np.ndarray]]]
 
@@ -152,6 +158,29 @@ def random_element(
     return element
 
 
+def random_swaps(sizes: Sequence[int], parents: Parents, seed: int) -> list[np.ndarray]:
+    """An element in which two random units of one cell of every class change places.
+
+    Blocks that are swapped take along what lies in them.
+
+    Args:
+        sizes: of the classes.
+        parents: as in `complete`.
+        seed: decides which.
+    """
+    generator = np.random.default_rng(seed)
+    element: list[np.ndarray] = []
+    for place, (size, above) in enumerate(zip(sizes, parents, strict=True)):
+        p = _in_order(place, sizes, above, element)
+        cell = _codes(above, sizes, size)
+        mates = np.flatnonzero(cell == cell[generator.integers(size)])
+        if len(mates) > 1:
+            pair = generator.choice(mates, 2, replace=False)
+            p[pair] = p[pair[::-1]]
+        element.append(p)
+    return element
+
+
 def log10_order(sizes: Sequence[int], parents: Parents) -> float:
     """The logarithm to base 10 of the number of elements: the product of `n!` over all cells."""
     total = sum(
@@ -160,8 +189,3 @@ def log10_order(sizes: Sequence[int], parents: Parents) -> float:
         for n in cells(above, size).tolist()
     )
     return total / math.log(10)
-
-
-def as_tensor(p: np.ndarray) -> torch.Tensor:
-    """A vector as an int64 tensor."""
-    return torch.as_tensor(np.ascontiguousarray(p), dtype=torch.int64)

@@ -169,7 +169,7 @@ def _head(spec: PermutationSpec) -> list[str]:
     free, every = spec.axis_counts()
     return [
         f"Permutation symmetry of {spec.model}",
-        f"{_count(len(spec.spaces), 'space')} with {spec.units:,} units: "
+        f"{_count(len(spec.spaces), 'space')} with {spec.units:,} units{_blocks(spec)}: "
         f"{_power(spec.log10_order)} orders compute the same function",
         f"units can move on {free} of {every} axes of the weights (the taps of kernels never do)",
         *_checked(spec),
@@ -236,6 +236,13 @@ def _frozen(spec: PermutationSpec) -> list[str]:
         many = f"all {one.size}" if one.count == one.size else f"{one.count} of {one.size}"
         by_reason.setdefault(one.reason, []).append(f"{one.tensor} ({many} {side})")
     return [f"{_shortened(', '.join(places))}: {reason}" for reason, places in by_reason.items()]
+
+
+def _blocks(spec: PermutationSpec) -> str:
+    """How many of the units are blocks of others."""
+    above = {k for c in spec.classes for k, _ in c.parents if spec.classes[k].is_space}
+    blocks = sum(spec.classes[k].size for k in above)
+    return f" ({blocks} of them blocks of others)" if blocks else ""
 
 
 def _power(log10: float) -> str:

@@ -93,9 +93,10 @@ def verify(
 ) -> Verification:
     """Check that permuting the units of a spec leaves the network's function unchanged.
 
-    On a float64 copy with random parameters and statistics: permute all spaces at once by random
-    elements of the group (four, or two in large networks), and compare the outputs for random
-    inputs, in eval mode and (with batch norm, once) in train mode.  If they differ, each space is
+    On a float64 copy with random parameters and statistics: permute all spaces at once by a random
+    element of the group, then by swaps of two units in each space, then (but in large networks) by
+    two more random elements, and compare the outputs for random inputs, in eval mode and (with
+    batch norm, once) in train mode.  If they differ, each space is
     tried by itself, and those that fail are frozen in the spec that is returned.  Then the control,
     space by space.
 
@@ -265,7 +266,10 @@ class _Check:
         error, train = 0.0, 0.0 if self.norms else math.nan
         for turn in range(self.turns if spec.spaces else 0):
             # one element may lie in the true group by chance, where spaces are small
-            element = spec.element(spec.random(self.seed + 7 + turn, spaces, restless=True))
+            p = spec.random(self.seed + 7 + turn, spaces, restless=True)
+            if turn == 1 and spaces is None:
+                p = spec.swaps(self.seed)
+            element = spec.element(p)
             with _moved(spec, element, {name: self.tensors[name] for name in spec.slots}):
                 error = max(error, _change(self.few_out, self.run(self.few)))
                 if self.norms and turn == 0:
