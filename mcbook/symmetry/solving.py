@@ -54,7 +54,9 @@ class Classes:
 class _Graph:
     """Components of units, their colours and the links to blocks, at one stage of the solution."""
 
-    def __init__(self, units: Units, slots: list[tuple[Ids, int]]):
+    def __init__(
+        self, units: Units, slots: list[tuple[Ids, int]], told_apart: Ids | tuple[()] = ()
+    ):
         n = units.count
         pairs = [(x, y) for x, y, _ in units.ones]
         rows, columns = (
@@ -64,6 +66,7 @@ class _Graph:
         links = coo_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(n, n))
         self.size, self.component = connected_components(links, directed=False)
         self.raw = np.zeros(n, np.uint64)
+        self.raw[: len(told_apart)] = mix(np.asarray(told_apart, np.int64), 21)
         for x, colour in units.seen:
             np.add.at(self.raw, x, mix(colour, 1))
         for x, slot in slots:
@@ -92,10 +95,12 @@ class _Graph:
         self.child, self.parent = every[:, 0], every[:, 1]
         self.kind = np.repeat(np.arange(len(self.kinds)), [len(k) for k in self.kinds])
 
-    def in_two_blocks(self) -> np.ndarray:
-        """Components that lie in two blocks of one kind."""
+    def in_two_blocks(self, classes: np.ndarray) -> np.ndarray:
+        """Components that lie in two blocks of one kind, both of which could move."""
+        several = np.bincount(classes)[classes] > 1
         found = [np.zeros(0, np.int64)]
         for pairs in self.kinds:
+            pairs = pairs[several[pairs[:, 1]]]
             child, count = np.unique(pairs[:, 0], return_counts=True)
             found.append(child[count > 1])
         return np.concatenate(found)
@@ -148,10 +153,19 @@ def classify(trace: Trace, model: nn.Module) -> Classes:
     graph = _Graph(units, slots)
     traced = len(graph.component)
     # before anything is added that the trace did not say of every unit alike
-    role = _roles(units, graph.raw)
+    # (those that are alike in all of it: in the order in which they came)
+    role = np.unique([_roles(units, graph.raw), graph.component.astype(np.uint64)], axis=1,
+                     return_inverse=True)[1].reshape(-1)  # fmt: skip
+    alike = _made_alike(units, graph)
+    if len(alike):
+        units.because("two of the units it is made of are one", "")
+        units.pin(alike)
+    # what was told apart once stays so, even after it has been united with something else
+    told_apart: Ids | tuple[()] = ()
     for _ in range(_ROUNDS):
-        graph = _Graph(units, slots)
-        torn = graph.in_two_blocks()
+        graph = _Graph(units, slots, told_apart)
+        classes = graph.refine()
+        torn = graph.in_two_blocks(classes)
         if len(torn):
             # neither it nor the blocks can move; then its links say no more
             units.because("lies in two blocks of one kind", "")
@@ -159,7 +173,7 @@ def classify(trace: Trace, model: nn.Module) -> Classes:
             units.pin(_representatives(graph)[held])
             units.blocks = _without(units.blocks, graph.component, torn)
             continue
-        classes = graph.refine()
+        told_apart = classes[graph.component]
         if _tidied(units, graph, classes):
             continue
         solved = replace(_arranged(graph, classes, slots), role=role[:traced])
@@ -187,6 +201,19 @@ def _representatives(graph: _Graph) -> np.ndarray:
     first = np.empty(graph.size, np.int64)
     first[graph.component[::-1]] = np.arange(len(graph.component))[::-1]
     return first
+
+
+def _made_alike(units: Units, graph: _Graph) -> np.ndarray:
+    """Composites that are made of different units which turned out to be one: no copies."""
+    found = [np.zeros(0, np.int64)]
+    for composite in units.composites:
+        made = np.stack(composite.factors)
+        parts = np.where(made >= 0, graph.component[np.maximum(made, 0)], made)
+        _, first, place = np.unique(parts, axis=1, return_index=True, return_inverse=True)
+        place = place.reshape(-1)
+        other = (made != made[:, first[place]]).any(0)
+        found.append(composite.first + np.flatnonzero(np.isin(place, place[other])))
+    return np.concatenate(found)
 
 
 def _without(
