@@ -18,9 +18,14 @@ Weights = Mapping[str, Tensor]
 def of(model: nn.Module) -> dict[str, Tensor]:
     """The weights of a module: every parameter and buffer by name, detached, not copied.
 
-    A tensor that the module uses under two names (tied weights) appears under both.
+    A tensor that the module uses under two names (tied weights) appears under both.  What is no
+    tensor (a module's extra state) is left out.
     """
-    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    return {
+        name: tensor.detach()
+        for name, tensor in model.state_dict().items()
+        if isinstance(tensor, Tensor)
+    }
 
 
 def check_compatible(a: Weights, b: Weights) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from .. import weights
 from .context import Trace
@@ -90,6 +90,8 @@ def aliases_of(model: nn.Module) -> dict[str, str]:
     first: dict[int, str] = {}
     aliases = {}
     for name, x in model.state_dict(keep_vars=True).items():
+        if not isinstance(x, Tensor):
+            continue
         if id(x) in first:
             aliases[name] = first[id(x)]
         first.setdefault(id(x), name)

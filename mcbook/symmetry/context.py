@@ -15,6 +15,12 @@ from .units import Ids, Units
 __all__ = ["Call", "Rule", "Trace"]
 
 
+#: operations whose result is their argument as it is
+SAME = ("detach", "alias", "lift_fresh", "lift", "contiguous", "resolve_conj", "resolve_neg")
+READ_OUT = (
+    "the forward pass reads numbers out of its tensors (item() or the like): this is the symmetry "
+    "of the way it took for this example"
+)
 #: how reports speak of operations
 WORDS = {
     **dict.fromkeys(["linear", "addmm", "mm", "bmm", "matmul", "mv", "baddbmm"], "linear layer"),
@@ -89,9 +95,14 @@ class Trace:
         self._written: set[int] = set()  # storages of constants that were written into
         self._before: dict[int, Tensor] = {}  # constants as they were before they were written into
         self._holders: dict[int, set[int]] = {}  # which tensors share a storage
+        self._first: dict[int, int] = {}  # of a tensor that is another as it is (`detach`): which
         self._alive: list[Any] = []  # the number of an object is given again once it is gone
         for name, parameter in model.named_parameters():
             self._own(name, parameter)
+        kept = model.state_dict(keep_vars=True)
+        for name, buffer in model.named_buffers():
+            if name in kept and _goes_with_units(buffer):
+                self._own(name, buffer)
 
     def _own(self, name: str, tensor: Tensor) -> None:
         """Give a weight units, one for each position on each of its axes."""
@@ -159,7 +170,11 @@ class Trace:
 
     def is_shared(self, tensor: Tensor) -> bool:
         """Whether other tensors of the trace hold the same memory."""
-        return len(self._holders.get(_storage(tensor), set()) | {id(tensor)}) > 1
+        return len(self._holders.get(_storage(tensor), set()) | {self._one(tensor)}) > 1
+
+    def _one(self, tensor: Tensor) -> int:
+        """The number of a tensor, the same for all that are it under another name."""
+        return self._first.get(id(tensor), id(tensor))
 
     def record_in_place(self, rule: Rule, name: str, call: Call, old: Tensor | None) -> None:
         """The same for an operation that wrote its result into its first argument.
@@ -187,6 +202,10 @@ class Trace:
         if was_constant:
             self._written.add(_storage(target))
         self.put(target, label)
+        for other, first in self._first.items():
+            if first == self._one(target):
+                self._labels[other] = label
+        self._labels[self._one(target)] = label
 
     def _said(self, name: str, inputs: Sequence[Tensor]) -> str:
         """The operation, with what it is for where that can be seen."""
@@ -213,12 +232,18 @@ class Trace:
         """The labels of the outputs; None for constants."""
         inputs, outputs = call.inputs, call.outputs
         self._alive.append((inputs, outputs))
+        if name in SAME:
+            self._first[id(outputs[0])] = self._one(inputs[0])
         for x in (*inputs, *outputs):
-            self._holders.setdefault(_storage(x), set()).add(id(x))
+            self._holders.setdefault(_storage(x), set()).add(self._one(x))
         if all(self.is_constant(x) and id(x) not in self._buffers for x in inputs):
             return [None] * len(outputs)
         self.operations.append(name)
         self.units.because(self._said(name, inputs), self.module)
+        if not outputs:  # a number or a truth value for Python to decide by
+            self.pin(*inputs)
+            self.note(READ_OUT)
+            return []
         found = rule(self, call)
         self._used.update(map(id, inputs))
         labels: list[Label | None]
@@ -229,6 +254,18 @@ class Trace:
 
 
 Rule = Callable[[Trace, Call], Label | Sequence[Label | None]]
+
+
+def _goes_with_units(buffer: Tensor) -> bool:
+    """Whether a buffer holds a number for each unit, as running statistics do.
+
+    Vectors do (statistics of a norm that is frozen, averages), and what is the same everywhere now
+    and may not be later (a mask before pruning).  Tables that vary (sinusoids) are constants.
+    """
+    if not buffer.is_floating_point() or buffer.numel() < 2:
+        return False
+    long = [n for n in buffer.shape if n > 1]
+    return len(long) == 1 or bool((buffer == buffer.reshape(-1)[0]).all())
 
 
 def _storage(tensor: Tensor) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from .. import weights
-from ..errors import UnknownNameError
+from ..errors import UnknownNameError, expect
 from .assembling import aliases_of
 from .parts import Frozen, Slots, UnitClass
 from .spec import PermutationSpec
@@ -51,13 +51,15 @@ def from_axes(model: nn.Module, axes: Mapping[str, Sequence[Any]]) -> Permutatio
         >>> spec.spaces
         {'h': 8}
     """
+    expect(model, nn.Module, "a torch.nn.Module")
+    expect(axes, Mapping, "a dictionary from names of tensors to an entry for each axis")
     shapes = {name: tuple(x.shape) for name, x in weights.of(model).items()}
     sizes: dict[str, int] = {}
     parsed: dict[tuple[str, int], list[tuple[str | None, int]]] = {}
     for tensor, entries in axes.items():
         if tensor not in shapes:
             raise UnknownNameError("tensor", tensor, shapes)
-        if isinstance(entries, str) or len(entries) > len(shapes[tensor]):
+        if not isinstance(entries, (list, tuple)) or len(entries) > len(shapes[tensor]):
             raise ValueError(
                 f"expected at most {len(shapes[tensor])} entries for {tensor} "
                 f"{list(shapes[tensor])}, found {entries!r}"

@@ -43,7 +43,9 @@ def moved(units: Units, label: Label, shape: Sequence[int], source: np.ndarray) 
     """
     if not label and not label.uniform:
         return Label()
-    if source.size == 0:
+    if source.size == 0:  # nothing of it is left to follow
+        for x in label.arrays.values():
+            units.pin(x)
         return Label()
     places = dict(enumerate(np.unravel_index(source, tuple(shape))))
     to = {axis: _varying(place) for axis, place in places.items() if shape[axis] > 1}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
+import pandas as pd
+import torch
 from torch import nn
 
 from .. import weights
+from ..errors import expect
+from .examples import copied
 from .permutations import Permutation
 from .spec import PermutationSpec
 from .tracing import trace_symmetry
@@ -32,12 +34,17 @@ def permute(model: nn.Module, p: Permutation, spec: PermutationSpec | None = Non
     Raises:
         IncompatibleError: when spec or permutation are not of this network.
     """
+    expect(model, nn.Module, "a torch.nn.Module")
     if spec is None:
         spec = trace_symmetry(model)
+    expect(spec, PermutationSpec, "a PermutationSpec, as trace_symmetry gives it")
     moved = spec.apply(weights.of(model), p)
-    new = copy.deepcopy(model)
+    new = copied(model)
     for parameter in new.parameters():
         parameter.grad = None
-    new.load_state_dict(moved)
-    vars(new).pop("history", None)
+    with torch.no_grad():
+        for name, tensor in weights.of(new).items():
+            tensor.copy_(moved[name])
+    if isinstance(getattr(new, "history", None), pd.DataFrame):
+        vars(new).pop("history")  # that of another order of the units
     return new

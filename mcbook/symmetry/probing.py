@@ -122,6 +122,9 @@ def probe(trace: Trace, call: Call) -> list[Label] | None:
     generator = torch.Generator().manual_seed(0)
 
     def random(x: Tensor) -> Tensor:
+        constant = trace.operand(x).value
+        if constant is not None and x.is_floating_point():
+            return constant.detach().cpu().double()
         if not x.is_floating_point():
             return x.detach().cpu()
         return torch.randn(x.shape, dtype=torch.float64, generator=generator)

@@ -20,18 +20,20 @@ __all__ = ["acts_on", "html_report", "report", "structure", "table"]
 
 _WIDTHS = {"acts on": 42, "tied by": 30}
 _MOST = 8
+_MOST_SPACES = 150
 _LEFT = ' style="text-align:left;vertical-align:top"'
 
 
-def table(spec: PermutationSpec) -> pd.DataFrame:
+def table(spec: PermutationSpec, most: int | None = None) -> pd.DataFrame:
     """A row for each space: `space`, `units`, `structure`, `acts on`, `tied by`.
 
     Args:
         spec: what to describe.
+        most: only so many spaces, the first.
     """
-    rows = []
+    rows: list[dict[str, object]] = []
     for place, c in enumerate(spec.classes):
-        if c.is_space:
+        if c.is_space and (most is None or len(rows) < most):
             rows.append(
                 {
                     "space": c.name,
@@ -117,9 +119,10 @@ def report(spec: PermutationSpec) -> str:
     """The whole spec as text: the group, its spaces, what cannot move, and whether it holds."""
     title, *head = _head(spec)
     lines = [title, *(f"  {line}" for line in head), ""]
-    rows = table(spec)
+    rows = table(spec, _MOST_SPACES)
     if len(rows):
         lines += _columns(rows)
+        lines += [_more(spec)] if len(spec.spaces) > len(rows) else []
     else:
         lines.append("no units can be permuted")
     lines.append("")
@@ -136,7 +139,7 @@ def html_report(spec: PermutationSpec) -> str:
     """The same as HTML, for notebooks and pages."""
     title, *head = map(html.escape, _head(spec))
     head = [re.sub(r"10\^([\d.,]+)", r"10<sup>\1</sup>", line) for line in head]
-    rows = table(spec)
+    rows = table(spec, _MOST_SPACES)
     parts = [f"<p><strong>{title}</strong><br>{'<br>'.join(head)}</p>"]
     if len(rows):
         if not rows["structure"].any():
@@ -155,6 +158,8 @@ def html_report(spec: PermutationSpec) -> str:
             '<table class="dataframe" style="text-align:left">'
             f"<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
         )
+        if len(spec.spaces) > len(rows):
+            parts.append(f"<p>{_more(spec)}</p>")
     else:
         parts.append("<p>No units can be permuted.</p>")
     if spec.frozen:
@@ -180,6 +185,8 @@ def _checked(spec: PermutationSpec) -> list[str]:
     found = spec.verification
     if found is None:
         return ["not verified yet: spec.verify(model)"]
+    if not len(found.table):
+        return ["nothing to verify"]
     train = "" if np.isnan(found.train_error) else f", {found.train_error:.0e} in train mode"
     said = [
         f"verified in {found.precision}: outputs change by {found.error:.0e}{train}; "
@@ -248,6 +255,10 @@ def _blocks(spec: PermutationSpec) -> str:
 def _power(log10: float) -> str:
     """A number given by its logarithm: in full where it is small."""
     return f"{round(10**log10):,}" if log10 < 6.5 else f"10^{log10:,.1f}"
+
+
+def _more(spec: PermutationSpec) -> str:
+    return f"... and {len(spec.spaces) - _MOST_SPACES} more spaces; spec.table() has them all"
 
 
 def _count(n: int, noun: str) -> str:

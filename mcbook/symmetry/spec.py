@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["PermutationSpec"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class PermutationSpec:
     """The permutation symmetry of one architecture: spaces of units, and the axes they act on.
 
@@ -159,7 +160,10 @@ class PermutationSpec:
         Raises:
             UnknownNameError: for a name that is no space.
         """
-        drawn = [self.space(name) for name in spaces or self.spaces]
+        expect(seed, Integral, "a whole number as seed")
+        seed = int(seed) % 2**63
+        spaces = [spaces] if isinstance(spaces, str) else spaces
+        drawn = [self.space(name) for name in (self.spaces if spaces is None else spaces)]
         element = group.random_element(
             self._sizes, self._parents, seed, self._names, drawn, restless
         )

@@ -8,7 +8,9 @@ no rule knows an architecture.  `solving.py` turns what was noted into spaces.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,15 +19,26 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..errors import IncompatibleError
 from ..evaluation import evaluating
 from .assembling import solve
 from .context import Call, Trace
-from .examples import as_call, check_module, explained, make_example
+from .examples import (
+    TraceError,
+    as_call,
+    check_module,
+    explained,
+    make_example,
+    tensors_in,
+)
 from .rules import WHOLE, rule_for
 from .spec import PermutationSpec
 from .verification import verified
 
 __all__ = ["trace_symmetry"]
+
+# fast paths are switched off and on again for the whole process
+_ONE_AT_A_TIME = threading.RLock()
 
 
 class _Dispatch(TorchDispatchMode):
@@ -134,7 +147,8 @@ def trace_symmetry(model: nn.Module, example: Any = None, verify: bool = True) -
     The derivation is this package's own.
 
     Args:
-        model: any module whose forward pass runs on one example.  It is not changed.
+        model: any module whose forward pass runs on one example.  Its weights, buffers, modes and
+            hooks are as before (what else a forward pass stores in it is not looked after).
         example: one input (a tensor with a batch axis of length 1), or a tuple of positional or a
             dictionary of keyword arguments.  Networks made, trained, permuted or loaded by mcbook
             carry their shape, and need none.
@@ -163,8 +177,9 @@ def trace_symmetry(model: nn.Module, example: Any = None, verify: bool = True) -
             trace.put(x, trace.label(x))
     dispatch = _Dispatch(trace)
     random = torch.get_rng_state()
+    buffers = [(x, x.detach().clone()) for x in model.buffers()]
     try:
-        with contextlib.ExitStack() as stack:
+        with _ONE_AT_A_TIME, contextlib.ExitStack() as stack:
             for context in (evaluating(model), _plain_kernels(), _following(model, trace)):
                 stack.enter_context(context)
             stack.enter_context(_Functions(dispatch))
@@ -175,11 +190,25 @@ def trace_symmetry(model: nn.Module, example: Any = None, verify: bool = True) -
         raise explained(error, trace.module, last, example) from error
     finally:
         torch.set_rng_state(random)
-    outputs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        with torch.no_grad():
+            for x, before in buffers:
+                if not torch.equal(x, before):
+                    x.copy_(before)  # the forward pass had counted, or averaged
+    outputs = tensors_in(out)
+    if not outputs:
+        raise TraceError(
+            f"expected tensors in what the network returns, found a {type(out).__name__}; let it "
+            f"return a tensor, a tuple or a dictionary"
+        )
     trace.units.because("output", "")
     trace.pin(*outputs)
     trace.units.because("not read on this example", "")
     for _, units in trace.unread():
         trace.units.pin(units)
     spec = solve(model, trace)
-    return verified(spec, model, example) if verify else spec
+    if not verify:
+        return spec
+    try:
+        return verified(spec, model, example)
+    except IncompatibleError as error:
+        return replace(spec, notes=[*spec.notes, f"not verified: {error}"])

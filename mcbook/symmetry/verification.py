@@ -21,9 +21,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
-from .examples import as_call, batch_of, make_example
+from .. import weights
+from ..errors import IncompatibleError, expect
+from .examples import as_call, batch_of, copied, is_one_row, make_example, tensors_in
 from .freezing import without
 from .parts import Slots
 from .spec import PermutationSpec
@@ -110,13 +112,13 @@ def verify(
         IncompatibleError: when the spec is not of this network.
         ValueError: when an example is needed and missing.
     """
-    spec.check(model.state_dict())
+    expect(model, nn.Module, "a torch.nn.Module")
+    spec.check(weights.of(model))
     check = _Check(spec, model, make_example(model, example), seed)
     failed: dict[str, str] = {}
     errors = check.errors(spec)
     while not check.good(errors) and spec.spaces:
-        bad = [name for name in spec.spaces if not check.good(check.errors(spec, [name]))]
-        bad = bad or list(spec.spaces)  # only together do they fail
+        bad = check.failing(spec, list(spec.spaces)) or list(spec.spaces)  # only together?
         failed |= dict.fromkeys(bad, "no")
         # a failing space inside blocks may be the blocks' fault: these go first
         outer = [n for n in bad if n not in spec.nested] or bad
@@ -146,7 +148,8 @@ class _Check:
         self.seed = seed
         try:
             self._prepare(spec, model, example, torch.float64)
-        except (RuntimeError, TypeError):  # constants of another precision in its forward pass
+        except (RuntimeError, TypeError, IncompatibleError):
+            # its forward pass has constants of another precision
             own = next((p.dtype for p in model.parameters()), torch.float32)
             self._prepare(spec, model, example, own)
 
@@ -167,21 +170,21 @@ class _Check:
             for name, p in model.named_parameters()
             if name in spec.slots and p.numel() > _PRIME
         }
-        self.model = copy.deepcopy(model, large).to(dtype).eval()
+        self.model = copied(model, large).to(dtype).eval()
         self.model.requires_grad_(False)
         self.norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
         self.tensors = {
             name: x
             for name, x in self.model.state_dict(keep_vars=True).items()
-            if name not in spec.aliases
+            if name not in spec.aliases and isinstance(x, Tensor)
         }
-        size = sum(x.numel() for x in self.tensors.values())
+        size = sum(x.numel() for x in self.tensors.values() if isinstance(x, Tensor))
         self.turns = TURNS if size < LARGE else 2
         self.inputs = self._inputs(example)
         _randomise(self.model, spec, self.tensors, self.seed)
         self._calibrate()
         self.one, self.few = (
-            tree_map(lambda x, n=n: x[:n] if _is_batch(x) else x, self.inputs)
+            tree_map(lambda x, like, n=n: x[:n] if is_one_row(like) else x, self.inputs, example)
             for n in (1, BATCH if self.turns == TURNS else FEW)
         )
         self.one_out, self.few_out = self.run(self.one), self.run(self.few)
@@ -189,16 +192,21 @@ class _Check:
 
     def _inputs(self, example: Any) -> Any:
         """Several random inputs, or fewer where the network takes no more."""
-        for size in (BATCH, 2, 1):
-            inputs = batch_of(example, size, self.seed, self.dtype)
+        for size, like in ((BATCH, False), (2, False), (1, False), (BATCH, True), (1, True)):
+            inputs = batch_of(example, size, self.seed, self.dtype, like)
             try:
                 with torch.no_grad():
                     args, kwargs = as_call(inputs)
-                    self.model(*args, **kwargs)
-                return inputs
-            except (RuntimeError, ValueError, IndexError, AssertionError):
+                    out = tensors_in(self.model(*args, **kwargs))
+            except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:
+                failure: Exception | None = error
                 continue
-        raise RuntimeError("the network does not run on random inputs like its example")
+            failure = None
+            if any(bool(x.isfinite().any()) for x in out if _is_number(x)):
+                return inputs
+        said = f": {failure}" if failure else ", whose outputs would be finite"
+        raise IncompatibleError(f"the network does not run in {self.precision} on random inputs "
+                                f"like its example{said}") from failure  # fmt: skip
 
     @cached_property
     def all_out(self) -> list[Tensor]:
@@ -222,7 +230,7 @@ class _Check:
                     for name, x in buffers.items():
                         if x is not None:
                             norm.get_buffer(name).copy_(x)
-        return [x.detach().clone() for x in tree_leaves(out) if _is_number(x)]
+        return [x.detach().clone() for x in tensors_in(out) if _is_number(x)]
 
     def _calibrate(self) -> None:
         """Statistics near those of the random weights: else signals fade layer by layer."""
@@ -258,6 +266,15 @@ class _Check:
         tolerance, train_tolerance = self.tolerances
         error, train_error = errors
         return error <= tolerance and (math.isnan(train_error) or train_error <= train_tolerance)
+
+    def failing(self, spec: PermutationSpec, names: list[str]) -> list[str]:
+        """Which of some spaces change the outputs, by halving."""
+        if self.good(self.errors(spec, names)):
+            return []
+        if len(names) == 1:
+            return names
+        half = len(names) // 2
+        return self.failing(spec, names[:half]) + self.failing(spec, names[half:])
 
     def errors(
         self, spec: PermutationSpec, spaces: Sequence[str] | None = None
@@ -323,10 +340,6 @@ class _moved:
             x.data = data
 
 
-def _is_batch(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.ndim > 0 and x.shape[0] == BATCH
-
-
 def _is_number(x: Any) -> bool:
     return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
 
@@ -335,6 +348,12 @@ def _change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
     """The largest difference of two outputs over the spread of the first."""
     found = 0.0
     for x, y in zip(before, after, strict=True):
+        if x.numel() == 0:
+            continue
+        finite = x.isfinite()
+        if not torch.equal(finite, y.isfinite()):
+            return math.inf
+        x, y = x[finite], y[finite]
         if x.numel() == 0:
             continue
         spread = float(x.std()) if x.numel() > 1 else float(x.abs())

@@ -12,7 +12,16 @@ from mcbook.viz.figure import Figure, show
 from mcbook.viz.panels import What, add_legend, kinds_of, set_limits, set_path_axis, some
 from mcbook.viz.panels import mark_barrier as draw_barrier
 from mcbook.viz.style import INK, PANEL, SINGLE, figure_style, new_figure, series
-from mcbook.viz.wording import BARRIER, count, distance, distances, labelled, listed, quantity
+from mcbook.viz.wording import (
+    BARRIER,
+    count,
+    distance,
+    distances,
+    ends_named,
+    labelled,
+    listed,
+    quantity,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +42,7 @@ def plot_profile(
     mark_barrier: bool = True,
     alt: str | None = None,
     caption: str | None = None,
+    ends: tuple[str, str] = ("A", "B"),
 ) -> Figure:
     """Loss and accuracy along a path, or along several.
 
@@ -46,14 +56,16 @@ def plot_profile(
             say it beside the label (several).
         alt: a text alternative in place of the composed one.
         caption: a caption in place of the composed one.
+        ends: what the networks at t = 0 and t = 1 are called.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: if there is nothing to draw, or `what` or a split is not in
-            the profile.
+        ValueError: if there is nothing to draw, `what` or a split is not in
+            the profile, or `ends` are not two names.
     """
+    ends = ends_named(ends)
     curves = dict(profiles) if isinstance(profiles, Mapping) else {"": profiles}
     if not curves:
         raise ValueError("expected at least one profile, found none")
@@ -92,7 +104,8 @@ def plot_profile(
                     )
                     if chord and first:
                         axes.plot(t[[0, -1]], y[[0, -1]], color=INK, lw=1, ls=_CHORD, zorder=2)
-                    sentences.append(_told(label, profile, split, kind, t, y, barrier))
+                    told = _course(t, y, kind, ends)
+                    sentences.append(_told(label, profile, split, kind, ends, told, barrier))
             set_limits(axes, np.concatenate(values), kind)
             if mark_barrier and len(curves) == 1:
                 (profile,) = curves.values()
@@ -100,7 +113,7 @@ def plot_profile(
                 draw_barrier(figure, axes, t, y, profile.barrier(chosen[0], kind), kind)
             only = chosen[0] if len(chosen) == 1 else ""
             axes.set_title(f"{only} {kind}".strip().capitalize())
-            set_path_axis(axes)
+            set_path_axis(axes, ends)
             if len(curves) * len(chosen) > 1:
                 add_legend(figure, axes)
     return show(
@@ -234,14 +247,14 @@ def _told(
     profile: Profile,
     split: str,
     kind: str,
-    t: np.ndarray,
-    y: np.ndarray,
+    ends: tuple[str, str],
+    course: str,
     barrier: float,
 ) -> str:
     way = _WAYS.get(profile.path_kind, f"{profile.path_kind} path")
     return labelled(
         label,
-        f"{split} {kind} along the {way} from A to B: {_course(t, y, kind)}; "
+        f"{split} {kind} along the {way} from {ends[0]} to {ends[1]}: {course}; "
         f"barrier {distance(barrier, kind)}",
     )
 
@@ -267,16 +280,16 @@ def _told_band(
     return labelled(label, text)
 
 
-def _course(t: np.ndarray, y: np.ndarray, kind: str) -> str:
+def _course(t: np.ndarray, y: np.ndarray, kind: str, names: tuple[str, str] = ("A", "B")) -> str:
     """What a curve does between its ends, in words."""
     at = _extreme(y, kind)
     ends = quantity(y[0], kind), quantity(y[-1], kind)
     far, where = quantity(y[at], kind), f"t = {t[at]:.2f}"
     if far in ends or at in (0, len(t) - 1):
         bound = "at most" if kind == "loss" else "at least"
-        return f"{ends[0]} at A and {ends[1]} at B, in between {bound} {far}"
+        return f"{ends[0]} at {names[0]} and {ends[1]} at {names[1]}, in between {bound} {far}"
     verb = "rises" if kind == "loss" else "falls"
-    return f"{ends[0]} at A, {verb} to {far} at {where}, {ends[1]} at B"
+    return f"{ends[0]} at {names[0]}, {verb} to {far} at {where}, {ends[1]} at {names[1]}"
 
 
 def _barrier_caption(kinds: Sequence[str], chord: bool, mark_barrier: bool) -> str | None:

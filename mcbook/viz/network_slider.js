@@ -1,5 +1,5 @@
 // Two small networks in the page: mixed and run on real images at every move of t.
-// payload: {title, data, split, step, classes, shape: [c, h, w], images: {bits, type, scale},
+// payload: {title, data, split, step, ends: [names], classes, shape: [c, h, w], images: {bits, type, scale},
 // labels, shown: [indices], layers: [{inputs, outputs, relu}],
 // paths: [{name, knots: [t], weights: [base64], moments}]}; moments: [mean, std] per
 // channel that the networks standardise with, or null
@@ -118,7 +118,7 @@ function paint(canvas, pixels, from, [channels, height, wide]) {
 }
 
 function buildNetworkSlider(payload, model) {
-  const { classes, shape, layers, shown } = payload;
+  const { classes, shape, layers, shown, ends } = payload;
   const labels = bytesOf(payload.labels);
   const n = labels.length;
   const raw = payload.images.type === "uint8"
@@ -140,8 +140,8 @@ function buildNetworkSlider(payload, model) {
   const figure = el("div", { class: "mcw-charts" });
   const knob = control({
     model, step: payload.step, output,
-    label: "t, the weight of network B in the mixture",
-    ends: ["network A", "network B"],
+    label: `t, the weight of network ${ends[1]} in the mixture`,
+    ends: ends.map((name) => `network ${name}`),
   });
   const switcher = several
     ? choice({
@@ -207,7 +207,7 @@ function buildNetworkSlider(payload, model) {
     el(
       "p", { class: "mcw-caption" },
       "Both networks are in this page: at every move it mixes their weights, ",
-      "(1 \u2212 t) A + t B, and runs the mixture on ", el("strong", {}, String(n)),
+      `(1 \u2212 t) ${ends[0]} + t ${ends[1]}, and runs the mixture on `, el("strong", {}, String(n)),
       ` ${payload.split} images of ${payload.data}. Loss: mean cross-entropy over them. `,
       "Barrier: max over t of L(t) \u2212 [(1 \u2212 t) L(0) + t L(1)], on a grid of 51 points.",
     ),
@@ -275,7 +275,7 @@ function buildNetworkSlider(payload, model) {
     charts = [
       chart({
         label: `Line chart of the ${payload.split} loss of the mixture: `
-          + `${lossText(loss[0])} at A, ${lossText(loss[loss.length - 1])} at B, `
+          + `${lossText(loss[0])} at ${ends[0]}, ${lossText(loss[loss.length - 1])} at ${ends[1]}, `
           + `barrier ${lossText(value)} at t = ${tText(place)}.`,
         heading: `${payload.split} loss`,
         lines: ordered.map((i) => ({ style: i, t: curves[i].t, y: curves[i].loss })),

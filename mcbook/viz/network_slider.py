@@ -15,6 +15,7 @@ from ..data import Split
 from ..errors import IncompatibleError
 from ..evaluation import evaluate
 from .widget import SliderWidget, asset, fallback_table
+from .wording import ends_named
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -90,6 +91,7 @@ def network_payload(
     title: str | None = None,
     shown: int = 20,
     step: float = 0.01,
+    ends: tuple[str, str] = ("A", "B"),
 ) -> dict[str, Any]:
     """Everything the page needs to mix and run the networks, ready for JSON.
 
@@ -103,12 +105,13 @@ def network_payload(
         title: the heading.
         shown: how many of them are drawn.
         step: how far one key press moves t.
+        ends: what the networks at t = 0 and t = 1 are called.
 
     Raises:
         IncompatibleError: for a network that is not a multi-layer perceptron, paths of networks
             of different sizes, a path that bends, or images of another size than the network's.
         ValueError: for no path, an unknown split, no or too many images, networks and images too
-            large for a page, or a step outside (0, 0.02].
+            large for a page, a step outside (0, 0.02], or ends that are not two names.
     """
     named = dict(path) if isinstance(path, Mapping) else {"path": path}
     if not 1 <= len(named) <= PATHS:
@@ -131,6 +134,7 @@ def network_payload(
         "data": data.name,
         "split": split,
         "step": step,
+        "ends": list(ends_named(ends)),
         "classes": [str(name) for name in data.classes],
         "shape": list(x.shape[1:]),
         "images": _pack_images(x.numpy()),
@@ -282,6 +286,7 @@ class NetworkSlider(SliderWidget):
         shown: how many images are drawn.
         start: where the slider stands at first.
         step: how far one key press moves t; at most 0.02.
+        ends: what the networks at t = 0 and t = 1 are called.
 
     Attributes:
         indices: which images of the split were taken.
@@ -305,8 +310,9 @@ class NetworkSlider(SliderWidget):
         shown: int = 20,
         start: float = 0.5,
         step: float = 0.01,
+        ends: tuple[str, str] = ("A", "B"),
     ):
-        payload = network_payload(path, data, images, split, title, shown, step)
+        payload = network_payload(path, data, images, split, title, shown, step, ends)
         super().__init__(payload=payload, t=start)
         self.indices: list[int] = chosen_images(data, images, split).tolist()
         named = dict(path) if isinstance(path, Mapping) else {"path": path}
@@ -325,9 +331,10 @@ class NetworkSlider(SliderWidget):
             header += [f"{before}{self.payload['split']} loss", f"{before}accuracy"]
             columns.append([f"{loss:#.4g}" for loss, _ in values])
             columns.append([f"{100 * accuracy:.1f} %" for _, accuracy in values])
+        a, b = self.payload["ends"]
         caption = (
             f"{self.payload['title']}: {len(self.indices)} {self.payload['split']} images of "
-            f"{self.payload['data']}, weights (1 − t) A + t B."
+            f"{self.payload['data']}, weights (1 − t) {a} + t {b}."
         )
         return fallback_table(caption, header, list(zip(*columns, strict=True)))
 

@@ -71,17 +71,18 @@ def set_limits(axes: Axes, values: np.ndarray, kind: str) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
 
 
-def set_path_axis(axes: Axes) -> None:
+def set_path_axis(axes: Axes, ends: tuple[str, str] = ("A", "B")) -> None:
     """The horizontal axis of a path, from A to B.
 
     Args:
         axes: whose.
+        ends: what the two ends are called.
     """
     axes.set_xlim(-0.01, 1.01)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-    axes.set_xlabel("t, the weight of B")
+    axes.set_xlabel(f"t, the weight of {ends[1]}")
     label = axes.xaxis.label
-    for x, name in ((0.0, "A"), (1.0, "B")):
+    for x, name in zip((0.0, 1.0), ends, strict=True):
         axes.annotate(
             name,
             (x, 0),

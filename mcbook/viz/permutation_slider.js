@@ -1,11 +1,9 @@
-// One network whose hidden units stand in any order: its matrices, what it computes, and the
-// straight line from it to its shuffled self.
-// payload: {title, data, split, step, seed, classes, shape: [c, h, w],
+// One network whose hidden units stand in any order: its matrices, what it computes, and, where
+// the payload says so, the straight line from it to its shuffled self.
+// payload: {title, data, split, step, line: whether that is shown, seed, classes, shape: [c, h, w],
 // images: {bits, type, scale}, labels, shown: [indices], layers: [{inputs, outputs, relu, bias}],
 // weights: base64, moments: [mean, std] or null, scale: the |weight| of the full colour}
 // beside it the trait permutation: permutation[layer][slot] is the unit that stands there
-
-const POINTS = 41;
 
 // ---------------------------------------------------------------- numbers
 
@@ -71,10 +69,59 @@ function imageCase(payload, pixels, index, label) {
   };
 }
 
+// which images are drawn, in words; wrong: whether one of them is misread
+function casesText(payload, labels, wrong) {
+  const counts = payload.classes.map((_, c) => payload.shown.filter((i) => labels[i] === c).length);
+  const even = counts.every((count) => count === counts[0]) && counts[0];
+  const which = !even ? "Images of each class in turn"
+    : even === 1 ? "One image of every class" : `${even} images of every class`;
+  return which + (wrong
+    ? "; \u2717 marks those that the network misreads, before and after alike. " : ". ");
+}
+
+// ---------------------------------------------------------------- the units that are followed
+
+// One hidden layer's: a field for its number, and where it stands, which is read out when it
+// changes.  onPick(unit) for another unit.
+function follower({ layer, name, width, onPick }) {
+  const input = el("input", {
+    type: "number", min: 0, max: width - 1, step: 1, "data-lm-suppress-shortcuts": "true",
+    "aria-label": `unit to follow in ${name}, 0 to ${width - 1}`,
+  });
+  const place = el("span", { class: "mcw-place", "aria-live": "polite", "aria-atomic": "true" });
+  let [unit, said] = [0, ""];
+  input.addEventListener("change", () => {
+    const asked = Number(input.value);
+    const empty = input.value.trim() === "";
+    const next = empty ? unit : Math.min(width - 1, Math.max(0, Math.round(asked)));
+    onPick(next, empty
+      ? `no number given: still unit ${unit}`
+      : next === asked ? "" : `no unit ${minus(input.value)} (0 to ${width - 1}): now unit ${next}`);
+  });
+  return {
+    node: el("div", { class: `mcw-follower mcw-f${layer % 3}` },
+      el("label", {},
+        el("span", { class: "mcw-key-line", "aria-hidden": "true" }), `${name}: unit`, input),
+      place),
+    show(now, slot, note) {
+      unit = now;
+      input.value = String(unit);
+      const words = `is in slot ${slot}${note ? `; ${note}` : ""}`;
+      // what stays as it was is not read out again
+      if (said === unit + words) return;
+      said = unit + words;
+      place.replaceChildren(
+        el("span", { class: "mcw-sr" }, `unit ${unit} of ${name} `), `is in slot ${slot}`,
+        ...(note ? [el("span", { class: "mcw-note-said" }, `; ${note}`)] : []),
+      );
+    },
+  };
+}
+
 // ---------------------------------------------------------------- all of it
 
 function buildPermutationSlider(payload, model) {
-  const { layers, split } = payload;
+  const { layers } = payload;
   const last = layers.length - 1;
   const widths = layers.slice(0, last).map((layer) => layer.outputs);
   const labels = bytesOf(payload.labels);
@@ -102,18 +149,8 @@ function buildPermutationSlider(payload, model) {
   let other = theta;
   let slots = null;
   let frame = 0;
-  let timer = 0;
-  let charts = [];
-  let release = () => {};
 
   const facts = el("output", { class: "mcw-stats", "aria-live": "polite" });
-  const output = el("output", { class: "mcw-stats", "aria-live": "polite" });
-  const figure = el("div", { class: "mcw-charts" });
-  const knob = control({
-    model, step: payload.step, output,
-    label: "t, the place on the straight line from the network to its shuffled self",
-    ends: ["the network", "its shuffled self"],
-  });
   const maps = matrices(layers, theta, payload.scale, tracked, (l, slot) =>
     followUnit(l, orders[l][slot]));
 
@@ -136,64 +173,57 @@ function buildPermutationSlider(payload, model) {
     button("Back", () => identity, "Back to the order it was trained in"),
   );
 
-  // which units are followed
-  const followers = widths.map((width, l) => {
-    const input = el("input", {
-      type: "number", min: 0, max: width - 1, step: 1, value: tracked[l],
-      "data-lm-suppress-shortcuts": "true",
-      "aria-label": `unit to follow in hidden layer ${l + 1}, 0 to ${width - 1}`,
-    });
-    const place = el("span", {});
-    input.addEventListener("change", () => followUnit(l, Math.round(Number(input.value))));
-    return {
-      input, place,
-      node: el("label", { class: `mcw-f${l % 3}` },
-        el("span", { class: "mcw-key-line", "aria-hidden": "true" }),
-        `hidden layer${last > 1 ? ` ${l + 1}` : ""}: unit`, input, place),
-    };
-  });
-  function followUnit(l, unit) {
-    if (unit >= 0 && unit < widths[l]) tracked[l] = unit;
-    sayPlaces();
+  const followers = widths.map((width, l) => follower({
+    layer: l, width, name: `hidden layer${last > 1 ? ` ${l + 1}` : ""}`,
+    onPick: (unit, note) => followUnit(l, unit, note),
+  }));
+  function followUnit(l, unit, note) {
+    tracked[l] = unit;
+    sayPlaces(l, note);
     maps.draw();
   }
-  function sayPlaces() {
-    followers.forEach(({ input, place }, l) => {
-      input.value = String(tracked[l]);
-      place.textContent = `is in slot ${orders[l].indexOf(tracked[l])}`;
-    });
+  // what was said of one field is over when another is used
+  function sayPlaces(layer, note) {
+    followers.forEach(({ show }, l) =>
+      show(tracked[l], orders[l].indexOf(tracked[l]), l === layer ? note : ""));
   }
 
   const cases = payload.shown.map((i) => ({ i, ...imageCase(payload, pixels, i, labels[i]) }));
   const name = fresh("mcw-cases");
+  const wrong = payload.shown.some((i) => {
+    const seen = own(before, i);
+    return seen.indexOf(Math.max(...seen)) !== labels[i];
+  });
+  const mixed = new Float64Array(theta.length);
+  const line = payload.line
+    ? lineBelow({
+      payload, model, n,
+      at(t) {
+        for (let i = 0; i < mixed.length; i += 1) mixed[i] = (1 - t) * theta[i] + t * other[i];
+        return run(mixed);
+      },
+    })
+    : null;
   const root = el(
     "div", { class: "mcw", role: "group", "aria-label": payload.title },
     el("div", { class: "mcw-title" }, payload.title),
     buttons, maps.node,
-    el("div", { class: "mcw-below" },
-      ...followers.map((one) => one.node)),
-    facts,
-    el("div", { class: "mcw-name", id: name },
-      `${cases.length} of the ${n} images, and what the reordered network sees`),
-    el("ul", { class: "mcw-cases", "aria-labelledby": name }, ...cases.map((one) => one.node)),
+    el("div", { class: "mcw-below" }, ...followers.map((one) => one.node)),
     el("p", { class: "mcw-caption" },
       "A row of a matrix holds the weights into one unit",
       layers.some((layer) => layer.bias) ? " and, set apart, its bias" : "",
       "; a column the weights out of one unit or pixel. Units and slots are counted from 0; a click "
-      + "on a row, in the last matrix on a column, follows that unit. Bars: the probability of each "
-      + "class; notches: before the units moved. The images: of each class in turn the one the "
-      + "network is least sure of. It runs in this page, in double precision: sums are taken in "
-      + "another order, and rounding is all that is left of a change."),
-    el("div", { class: "mcw-title mcw-second" },
-      "Straight line from the network (t = 0) to its shuffled self (t = 1)"),
-    el("div", { class: "mcw-top" }, output),
-    figure, knob.node,
+      + "on a row, in the last matrix on a column, follows that unit."),
+    facts,
+    el("div", { class: "mcw-name", id: name },
+      `${cases.length} of the ${n} images, and what the reordered network sees`),
+    el("div", { class: "mcw-shelf" },
+      el("ul", { class: "mcw-cases", "aria-labelledby": name }, ...cases.map((one) => one.node))),
     el("p", { class: "mcw-caption" },
-      "At t the weights are (1 \u2212 t) \u03b8 + t \u03c0(\u03b8), where \u03b8 is the network and "
-      + "\u03c0(\u03b8) the same with its units in the order above. Loss: mean cross-entropy over ",
-      el("strong", {}, String(n)), ` ${split} images of ${payload.data}. Barrier: max over t of `
-      + "L(t) \u2212 [(1 \u2212 t) L(0) + t L(1)], on a grid of "
-      + `${POINTS} points.`),
+      casesText(payload, labels, wrong) + "Bars: the probability of each class; notches: before the "
+      + "units moved. The network runs in this page, in double precision: sums are taken in another "
+      + "order, and rounding is all that is left of a change."),
+    line && line.node,
   );
 
   // the units travel from where they are to where they belong
@@ -220,12 +250,6 @@ function buildPermutationSlider(payload, model) {
     frame = requestAnimationFrame(go);
   }
 
-  const mixed = new Float64Array(theta.length);
-  function at(t) {
-    for (let i = 0; i < mixed.length; i += 1) mixed[i] = (1 - t) * theta[i] + t * other[i];
-    return run(mixed);
-  }
-
   function rearrange(animated) {
     orders = model.get("permutation");
     other = arranged(theta, layers, orders);
@@ -236,67 +260,18 @@ function buildPermutationSlider(payload, model) {
     stats(facts, [
       [`largest change of any logit on ${n} images`, smallText(change)],
       ["distance in weight space from where it began", distance ? distance.toPrecision(3) : "0"],
-      ["number of orders like this one", countText(widths)],
+      ["orders in all", countText(widths)],
     ]);
     for (const { i, show } of cases) show(own(logits, i), own(before, i));
     sayPlaces();
     travel(animated);
-    findCurve();
+    if (!line) return;
+    line.renew();
     if (animated) move(model.get("t"));
   }
 
   function move(t) {
-    const { loss, accuracy, right } = at(t);
-    Object.assign(root.dataset, { t, loss, accuracy, images: n });
-    stats(output, [
-      ["t", tText(t)],
-      [`${split} loss`, lossText(loss)],
-      ["accuracy", percentText(accuracy)],
-      ["right", `${right} of ${n}`],
-    ]);
-    knob.show(t, `t ${tText(t)}: loss ${lossText(loss)}, accuracy ${percentText(accuracy)}, `
-      + `${right} of ${n} images right`);
-    for (const one of charts) one.move(t);
-  }
-
-  // a few points at a time, so that the page stays free
-  function findCurve() {
-    clearTimeout(timer);
-    figure.classList.add("mcw-stale");
-    const [t, loss] = [[], []];
-    const work = () => {
-      const begun = performance.now();
-      while (t.length < POINTS && performance.now() - begun < 10) {
-        t.push(t.length / (POINTS - 1));
-        loss.push(at(t[t.length - 1]).loss);
-      }
-      if (t.length < POINTS) timer = setTimeout(work, 0);
-      else drawCurve(t, loss);
-    };
-    timer = setTimeout(work, 0);
-  }
-  function drawCurve(t, loss) {
-    const excess = loss.map((value, i) => value - chordAt(loss, t[i]));
-    const value = Math.max(...excess);
-    const place = t[excess.indexOf(value)];
-    const there = value > 1e-9; // less is rounding
-    charts = [
-      chart({
-        label: `Line chart of the ${split} loss along the straight line from the network to its `
-          + `shuffled self: ${lossText(loss[0])} at both ends, `
-          + (there ? `barrier ${lossText(value)} at t = ${tText(place)}.` : "no barrier."),
-        heading: `${split} loss`,
-        lines: [{ style: 0, t, y: loss }],
-        barrier: there ? { t: place, value } : null,
-        barrierText: `barrier ${lossText(value)}`,
-        percent: false, last: true, height: 190, onPick: knob.setT,
-      }),
-    ];
-    release();
-    figure.replaceChildren(...charts.map((one) => one.node));
-    figure.classList.remove("mcw-stale");
-    release = fitCharts(figure, charts);
-    charts[0].move(model.get("t"));
+    if (line) Object.assign(root.dataset, line.move(t));
   }
 
   const heard = () => rearrange(true);
@@ -311,10 +286,8 @@ function buildPermutationSlider(payload, model) {
     stop() {
       model.off("change:permutation", heard);
       cancelAnimationFrame(frame);
-      clearTimeout(timer);
-      knob.stop();
       maps.stop();
-      release();
+      if (line) line.stop();
     },
   };
 }

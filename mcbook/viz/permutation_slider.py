@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 import traitlets
-from torch import Tensor, nn
+from torch import nn
 
 from .. import weights
 from ..data import Split
@@ -130,8 +130,9 @@ def permutation_payload(
     images: int | Sequence[int] = 200,
     split: str = "test",
     title: str | None = None,
-    shown: int = 6,
+    shown: int = 10,
     step: float = 0.01,
+    line: bool = True,
 ) -> dict[str, Any]:
     """Everything the page needs to reorder and run the network, ready for JSON.
 
@@ -144,8 +145,10 @@ def permutation_payload(
         images: how many, spread evenly over the split, or which.
         split: `train` or `test`.
         title: the heading.
-        shown: how many of them are drawn.
+        shown: how many of them are drawn: the first of every class, then the second of every class,
+            and so on.
         step: how far one key press moves t.
+        line: whether the page shows the straight line to the shuffled network.
 
     Raises:
         IncompatibleError: for a network that is not such a multi-layer perceptron, has no hidden
@@ -168,12 +171,13 @@ def permutation_payload(
         "data": data.name,
         "split": split,
         "step": step,
+        "line": line,
         "seed": seed,
         "classes": [str(name) for name in data.classes],
         "shape": list(x.shape[1:]),
         "images": _pack_images(x.numpy()),
         "labels": _pack(y.numpy().astype(np.uint8)),
-        "shown": _unsure(model, _split(data, split)[0][indices], y, shown),
+        "shown": _examples(y, shown),
         "layers": [
             {
                 **{key: layer[key] for key in ("inputs", "outputs", "relu")},
@@ -197,35 +201,26 @@ def permutation_payload(
     return payload
 
 
-def _unsure(model: nn.Module, x: Tensor, y: Tensor, shown: int) -> list[int]:
-    """The images that are drawn: of each class in turn the one the network is least sure of.
-
-    Bars that are neither full nor empty show best that they stay as they are.
-    """
-    with evaluating(model) as judge:
-        sure = torch.softmax(judge(x), 1).max(1).values.cpu()
-    order = sure.argsort(stable=True)
-    return [int(order[i]) for i in _examples(y[order], shown)]
-
-
 class _Measured(NamedTuple):
     """What torch finds for one permutation: the table's numbers."""
 
-    scores: list[tuple[float, float]]
+    scores: dict[float, tuple[float, float]]
     change: float
     distance: float
 
 
-def _measure(model: nn.Module, permutation: Sequence[Sequence[int]], used: Split) -> _Measured:
+def _measure(
+    model: nn.Module, permutation: Sequence[Sequence[int]], used: Split, places: Sequence[float]
+) -> _Measured:
     """Scores on the line to the permuted network, and how far logits and weights moved."""
     other = permute_mlp(model, permutation)
-    line = LinearPath(model, other)
+    path = LinearPath(model, other)
     logits = []
     for one in (model, other):
         with evaluating(copy.deepcopy(one).cpu().double()) as precise:
             logits.append(precise(used.x.cpu().double()))
     return _Measured(
-        [evaluate(line.model_at(t), used) for t in TABLE_POINTS],
+        {t: evaluate(path.model_at(t), used) for t in places},
         float((logits[0] - logits[1]).abs().max()),
         float(weights.distance(weights.of(model), weights.of(other))),
     )
@@ -250,12 +245,13 @@ def _running() -> str:
 
 
 class PermutationSlider(SliderWidget):
-    """A small network in the page, its hidden units in any order, and the line between the two.
+    """A small network in the page, its hidden units in any order, and the line to that self.
 
     The weight matrices are drawn; buttons reorder the hidden units: rows of one matrix travel,
     and columns of the next.  The page runs the network before and after, on all the images, and
-    says how far logits and weights moved.  Under it the slider goes along the straight line from
-    the network, t = 0, to its shuffled self, t = 1, with the loss and the accuracy there.
+    says how far logits and weights moved.  Under it, unless `line` is false, the slider goes along
+    the straight line from the network, t = 0, to its shuffled self, t = 1, with the loss and the
+    accuracy there.
 
     Args:
         model: a multi-layer perceptron with at least one hidden layer, see `describe_mlp`.
@@ -264,7 +260,9 @@ class PermutationSlider(SliderWidget):
         images: how many, spread evenly over the split, or a list of indices.
         split: `test` or `train`.
         title: the heading.
-        shown: how many images are drawn.
+        shown: how many images are drawn: the first of every class, then the second, and so on.
+        line: whether the straight line is shown; without it nothing is said of it, and `t` moves
+            nothing.
         start: where the slider stands at first.
         step: how far one key press moves t; at most 0.02.
 
@@ -281,7 +279,12 @@ class PermutationSlider(SliderWidget):
     _esm = (
         asset("slider.js", "chart.js")
         + _running()
-        + asset("permutation_network.js", "permutation_matrices.js", "permutation_slider.js")
+        + asset(
+            "permutation_network.js",
+            "permutation_matrices.js",
+            "permutation_line.js",
+            "permutation_slider.js",
+        )
     )
     _css = asset("slider.css", "permutation_slider.css")
 
@@ -296,11 +299,12 @@ class PermutationSlider(SliderWidget):
         split: str = "test",
         title: str | None = None,
         *,
-        shown: int = 6,
+        shown: int = 10,
+        line: bool = True,
         start: float = 0.5,
         step: float = 0.01,
     ):
-        payload = permutation_payload(model, data, seed, images, split, title, shown, step)
+        payload = permutation_payload(model, data, seed, images, split, title, shown, step, line)
         super().__init__(payload=payload, t=start, permutation=random_orders(model, seed))
         self.indices: list[int] = chosen_images(data, images, split).tolist()
         self._model = copy.deepcopy(model)  # as it is now, whatever is done with it later
@@ -320,7 +324,9 @@ class PermutationSlider(SliderWidget):
     def _measured(self) -> _Measured:
         """The numbers of the permutation as it stands now."""
         if self._known is None or self._known[0] != self.permutation:
-            self._known = (self.permutation, _measure(self._model, self.permutation, self._used))
+            places = TABLE_POINTS if self.payload["line"] else (0.0, 1.0)
+            measured = _measure(self._model, self.permutation, self._used, places)
+            self._known = (self.permutation, measured)
         return self._known[1]
 
     def to_html(self) -> str:
@@ -338,29 +344,39 @@ class PermutationSlider(SliderWidget):
         return f"largest change of any logit {change:.2g}"
 
     def table(self) -> str:
-        """Loss and accuracy at five places, measured by torch, as a plain HTML table."""
+        """Loss and accuracy by torch, along the line or before and after, as a plain table."""
         payload, measured = self.payload, self._measured
+        line = payload["line"]
         caption = (
             f"{payload['title']}: {_sizes(payload['layers'])}, {len(self.indices)} "
-            f"{payload['split']} images of {payload['data']}. At t = 0 the network, at t = 1 the "
+            f"{payload['split']} images of {payload['data']}. "
+            f"{'At t = 0 the network, at t = 1' if line else 'The network, and'} the "
             f"same network with its hidden units in another order: {self._change()} (double "
             f"precision), distance in weight space {measured.distance:.4g}, one of "
-            f"{_count_orders(payload['layers'])} orders. Between them the weights are "
-            "(1 − t) θ + t π(θ)."
+            f"{_count_orders(payload['layers'])} orders."
         )
-        header = ["t", f"{payload['split']} loss", "accuracy"]
+        if line:
+            caption += " Between them the weights are (1 − t) θ + t π(θ)."
+            names = [f"{t:.2f}" for t in measured.scores]
+        else:
+            names = ["as it was trained", "in another order"]
+        header = ["t" if line else "hidden units", f"{payload['split']} loss", "accuracy"]
         rows = [
-            (f"{t:.2f}", f"{loss:#.4g}", f"{100 * accuracy:.1f} %")
-            for t, (loss, accuracy) in zip(TABLE_POINTS, measured.scores, strict=True)
+            (name, f"{loss:#.4g}", f"{100 * accuracy:.1f} %")
+            for name, (loss, accuracy) in zip(names, measured.scores.values(), strict=True)
         ]
         return fallback_table(caption, header, rows)
 
     def describe(self) -> str:
-        """The sizes, the images, the distance and the losses at 0, 1/2 and 1, in one line."""
+        """The sizes, the images, the distance and some losses, in one line."""
         payload, measured = self.payload, self._measured
-        losses = ", ".join(f"{measured.scores[i][0]:.3g}" for i in (0, 2, 4))
+        places: tuple[float, ...] = (0.0, 1.0)
+        said = "before and after"
+        if payload["line"]:
+            places, said = (0.0, 0.5, 1.0), "at t = 0, 1/2, 1"
+        losses = ", ".join(f"{measured.scores[t][0]:.3g}" for t in places)
         return (
             f"{_sizes(payload['layers'])}, {len(self.indices)} {payload['split']} images of "
             f"{payload['data']}: distance {measured.distance:.3g}, {self._change()}; "
-            f"loss at t = 0, 1/2, 1: {losses}"
+            f"loss {said}: {losses}"
         )

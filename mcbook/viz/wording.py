@@ -9,6 +9,7 @@ __all__ = [
     "count",
     "distance",
     "distances",
+    "ends_named",
     "labelled",
     "listed",
     "number",
@@ -21,6 +22,23 @@ BARRIER = {
     "loss": "max over t of L(t) − ((1 − t) L(0) + t L(1))",
     "accuracy": "max over t of ((1 − t) a(0) + t a(1)) − a(t)",
 }
+
+
+def ends_named(ends: Sequence[str]) -> tuple[str, str]:
+    """The names of the two networks at the ends of a path.
+
+    Args:
+        ends: the name at t = 0 and the name at t = 1.
+
+    Returns:
+        The two.
+
+    Raises:
+        ValueError: for anything but two different names.
+    """
+    if isinstance(ends, str) or len(ends) != 2 or ends[0] == ends[1] or not all(ends):
+        raise ValueError(f"expected two different names for the ends of the path, found {ends!r}")
+    return str(ends[0]), str(ends[1])
 
 
 def number(value: float) -> str:

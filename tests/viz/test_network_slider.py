@@ -153,6 +153,17 @@ def test_table_and_text_are_torch_numbers_and_deterministic():
     assert slider.to_html() == NetworkSlider(line(), digits()).to_html()
 
 
+def test_the_ends_have_the_names_they_are_given():
+    slider = NetworkSlider(line(), digits(), ends=("A", "π(A)"))
+    assert slider.payload["ends"] == ["A", "π(A)"]
+    assert "weights (1 − t) A + t π(A)." in slider.table()
+    plain = NetworkSlider(line(), digits())
+    assert plain.payload["ends"] == ["A", "B"]
+    assert "weights (1 − t) A + t B." in plain.table()
+    with pytest.raises(ValueError, match="two different names for the ends"):
+        NetworkSlider(line(), digits(), ends=("A", "A"))
+
+
 def test_bundle_and_size():
     data, _ = NetworkSlider(line(), digits())._repr_mimebundle_()
     page = data["text/html"].replace("http://www.w3.org/2000/svg", "")

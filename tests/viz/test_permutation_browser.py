@@ -261,9 +261,9 @@ def test_a_press_during_the_journey_goes_on_from_there(running, tmp_path):
         assert numbers(root(page))["distance"] == 0
         rows = page.locator(".mcw-follow rect:not(.mcw-halo)")
         order = [by_size(network())[0][0], by_size(network())[1][0]]
-        label = page.locator("label:has(input[type=number])")
+        place = page.locator(".mcw-place")
         for i, unit in enumerate(order):
-            assert label.nth(i).inner_text().endswith(f"is in slot {unit}")
+            assert place.nth(i).inner_text().endswith(f"is in slot {unit}")
             canvas = page.locator(".mcw-matrix > canvas").nth(i).bounding_box()
             top = canvas["y"] + unit * canvas["height"] / WIDTHS[i]
             assert rows.nth(2 * i).bounding_box()["y"] == pytest.approx(top - 2.5, abs=0.6)
@@ -273,35 +273,6 @@ def test_a_press_during_the_journey_goes_on_from_there(running, tmp_path):
 def test_reduced_motion_puts_the_units_there_at_once(still):
     push(still, "Shuffle all")
     assert still.locator("[data-moving]").count() == 0
-
-
-def test_another_unit_can_be_followed_by_keyboard_and_by_hand(still):
-    order = slider().permutation[0]
-    number = still.get_by_role("spinbutton").first
-    expect(number).to_have_value(str(by_size(network())[0][0]))
-    number.fill("3")
-    number.press("Enter")
-    label = still.locator("label:has(input[type=number])")
-    assert label.first.inner_text().endswith(f"is in slot {order.index(3)}")
-    number.press("ArrowUp")
-    expect(number).to_have_value("4")
-    assert label.first.inner_text().endswith(f"is in slot {order.index(4)}")
-    number.fill("12")  # one too many
-    number.press("Enter")
-    expect(number).to_have_value("4")
-    canvas = still.locator(".mcw-matrix canvas").first
-    high = canvas.bounding_box()["height"] / WIDTHS[0]
-    canvas.click(position={"x": 30, "y": 7.5 * high})
-    expect(number).to_have_value(str(order[7]))
-    assert label.first.inner_text().endswith("is in slot 7")
-    # in the last matrix a column is a unit of the last hidden layer, or the bias
-    last = still.locator(".mcw-matrix > canvas").last
-    high = last.bounding_box()["height"] / 10
-    second = still.get_by_role("spinbutton").nth(1)
-    last.click(position={"x": 4.5 * high, "y": 5})
-    expect(second).to_have_value(str(slider().permutation[1][4]))
-    last.click(position={"x": last.bounding_box()["width"] - 2, "y": 5})
-    expect(second).to_have_value(str(slider().permutation[1][4]))
 
 
 def test_a_kernel_moves_the_units(live):

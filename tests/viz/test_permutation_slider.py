@@ -119,14 +119,13 @@ def test_a_layer_without_bias_says_so():
     assert [len(values) for values in payload["moments"]] == [1, 1]
 
 
-def test_the_drawn_images_are_those_it_is_least_sure_of():
+def test_the_drawn_images_are_the_first_of_every_class():
     y = digits().test.y[slider().indices]
-    sure = logits(network(), digits().test.x[slider().indices]).softmax(1).max(1).values
-    expected = []
-    for label in range(6):
-        own = (y == label).nonzero().flatten()
-        expected.append(int(own[sure[own].argmin()]))
+    expected = [int((y == label).nonzero()[0]) for label in range(10)]
     assert slider().payload["shown"] == expected
+    some = permutation_payload(network(), digits(), shown=12)["shown"]
+    assert some[:10] == expected
+    assert some[10:] == [int((y == label).nonzero()[1]) for label in range(2)]
 
 
 @pytest.mark.parametrize(
@@ -195,6 +194,22 @@ def test_table_and_text_are_torch_numbers_and_deterministic():
         r"PermutationSlider\(64-12-9-10, 200 test images of digits: distance", repr(slider())
     )
     assert slider().to_html() == PermutationSlider(network(), digits()).to_html()
+
+
+def test_without_the_line_nothing_is_said_of_it():
+    one = PermutationSlider(network(), digits(), line=False)
+    assert slider().payload == {**one.payload, "line": True}
+    assert one.payload["line"] is False
+    for text in (one.table(), one.describe(), repr(one)):
+        assert not re.search(r"\bt\b|\bline\b|θ|1/2|0\.50", text)
+    rows = re.findall(r'"row">([^<]*)</th><td>([^<]*)</td><td>(.*) %', one.table())
+    assert [name for name, _, _ in rows] == ["as it was trained", "in another order"]
+    loss, accuracy = on_line(one.permutation, 0.0, one.indices)
+    for _, shown, percent in rows:
+        assert float(shown) == pytest.approx(loss, rel=1e-3)
+        assert float(percent) == pytest.approx(100 * accuracy, abs=0.051)
+    assert "no logit changes by more than 1e-9 (double precision), distance" in one.table()
+    assert one.describe().endswith(f"loss before and after: {loss:.3g}, {loss:.3g}")
 
 
 def test_few_orders_are_counted_exactly():

@@ -124,6 +124,19 @@ def test_alt_and_caption_can_be_replaced():
     assert "<figcaption>" not in figure.html()
 
 
+def test_the_ends_have_the_names_they_are_given():
+    figure = plot_profile(hill(1.0), ends=("A", "π(A)"))
+    assert "Test loss along the line from A to π(A): 0.11 at A, rises to 1.1" in figure.alt
+    assert "0.10 at π(A)" in figure.alt
+    assert {"A", "π(A)", "t, the weight of π(A)"} <= set(texts(figure))
+    assert "B" not in texts(figure)
+    flat = plot_profile(hill(0.004), what="loss", splits="test", ends=("A", "π(A)"))
+    assert "0.11 at A and 0.10 at π(A), in between at most 0.11" in flat.alt
+    plain = hill(1.0).plot()
+    assert plain.html() == hill(1.0).plot(ends=("A", "B")).html()
+    assert {"A", "B", "t, the weight of B"} <= set(texts(plain))
+
+
 def test_no_chord_no_barrier():
     figure = plot_profile(hill(1.0), what="loss", chord=False, mark_barrier=False)
     assert figure.caption is None
@@ -250,6 +263,9 @@ def test_a_plane_with_a_curve_and_levels_of_ones_own():
         (lambda: plot_profile(hill(1), what="losses"), "found 'losses'"),
         (lambda: plot_profile(hill(1), splits=["valid"]), r"found \['valid'\]"),
         (lambda: plot_profile(hill(1), splits=[]), "found none"),
+        (lambda: plot_profile(hill(1), ends=("A",)), "two different names .* found .'A',."),
+        (lambda: plot_profile(hill(1), ends="AB"), "two different names .* found 'AB'"),
+        (lambda: plot_profile(hill(1), ends=("A", "A")), "two different names"),
         (lambda: plot_profile_band([]), "at least one profile"),
         (lambda: plot_profile_band([hill(1), hill(1, 21)]), "at the same t, found 61 and 21"),
         (lambda: plot_barriers(barriers(), x="depth"), "columns .*'depth'.*found width, barrier"),

@@ -196,6 +196,18 @@ def test_network_slider_with_standardisation_and_odd_sizes(running, tmp_path):
         record.check()
 
 
+def test_the_ends_of_the_network_slider_have_the_names_they_are_given(running, tmp_path):
+    slider = NetworkSlider(line(), digits(), images=20, shown=2, ends=("A", "π(A)"))
+    with open_page(running, write_page(tmp_path, slider.to_html())) as (page, record):
+        assert "weight of network π(A)" in page.get_by_role("slider").get_attribute("aria-label")
+        assert page.locator(".mcw-ends span").all_inner_texts() == ["network A", "network π(A)"]
+        assert "(1 − t) A + t π(A), and runs" in page.locator(".mcw-caption").inner_text()
+        chart = page.locator("svg.mcw-chart")
+        chart.wait_for()
+        assert re.search(r" at A, .* at π\(A\), barrier", chart.get_attribute("aria-label"))
+        record.check()
+
+
 def test_images_can_be_chosen_by_keyboard_and_say_what_is_seen(running, tmp_path, network):
     with open_page(running, write_page(tmp_path, network.to_html())) as (page, record):
         page.get_by_role("radio", name="as trained").check()

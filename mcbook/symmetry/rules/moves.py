@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..context import Call, Rule, Trace
-from ..labels import Label, Operand, rename
+from ..labels import Label, Operand, merge, rename
 from ..movement import concatenate, moved, padded, same_order
 from .unknown import frozen
 
@@ -94,6 +94,19 @@ def _pad(trace: Trace, call: Call) -> Label:
     return padded(trace.units, trace.label(x), x.shape, call.args[1])
 
 
+def _glu(trace: Trace, call: Call) -> Label:
+    """`a * sigmoid(b)` of the two halves of an axis."""
+    x = call.args[0]
+    axis = call.arg(1, "dim", -1) % x.ndim
+    numbers = np.arange(x.numel()).reshape(tuple(x.shape))
+    halves = []
+    for half in np.split(numbers, 2, axis):
+        trace.units.next_event()
+        label = moved(trace.units, trace.label(x), x.shape, half)
+        halves.append(Operand(half.shape, label))
+    return merge(trace.units, halves, call.outputs[0].shape)
+
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(["view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze",
                      "squeeze_copy", "unsqueeze_copy", "view_copy"], _view),
@@ -105,6 +118,7 @@ RULES: dict[str, Rule] = {
                      "native_channel_shuffle", "unfold", "diagonal", "rot90", "narrow"], move),
     **dict.fromkeys(["as_strided"], _strided),
     "cat": _cat,
+    "glu": _glu,
     "stack": _stack,
     "constant_pad_nd": _pad,
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..context import Call, Rule, Trace
+from ..context import SAME, Call, Rule, Trace
 from ..labels import Label, merge
 
 __all__ = ["RULES", "constant", "copied", "pointwise", "same"]
@@ -41,8 +41,7 @@ RULES: dict[str, Rule] = {
          "nan_to_num", "clamp", "sigmoid", "tanh", "rsub", "pow", "dropout", "bernoulli"],
         pointwise,
     ),
-    **dict.fromkeys(["detach", "alias", "lift_fresh", "lift", "contiguous", "_conj",
-                     "resolve_conj", "resolve_neg", "positive", "lift_fresh_copy"], same),
+    **dict.fromkeys([*SAME, "_conj", "positive", "lift_fresh_copy"], same),
     "copy": copied,
     **dict.fromkeys(
         ["zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like",

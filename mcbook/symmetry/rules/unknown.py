@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..context import Call, Rule, Trace
+from ..context import READ_OUT, Call, Rule, Trace
 from ..labels import Label
 from ..probing import probe
 
@@ -26,10 +26,7 @@ def unknown(trace: Trace, call: Call) -> list[Label]:
 def read_out(trace: Trace, call: Call) -> list[Label]:
     """A number leaves the tensors, for Python to decide by."""
     trace.pin(*call.inputs)
-    trace.note(
-        "the forward pass reads a number from its data (item()): this is the symmetry of the way "
-        "it took for this example"
-    )
+    trace.note(READ_OUT)
     return [Label()] * len(call.outputs)
 
 
