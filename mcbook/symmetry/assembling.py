@@ -41,6 +41,9 @@ def solve(model: nn.Module, trace: Trace) -> PermutationSpec:
         ]
         for name, (_, label) in trace.weights.items()
     }
+    for name in trace.vectors:  # constants after all
+        if all((part.units < 0).all() for part in slots[name]):
+            del slots[name], trace.weights[name]
     new = {k: i for i, k in enumerate(kept)}
     names, whys = _names(trace, solved, kept), _whys(trace, solved)
     classes = []

@@ -78,6 +78,7 @@ class Trace:
         units: the facts.
         weights: the tensors of the network that have units: by name, the tensor and its label.
         notes: what a reader should know of this trace.
+        vectors: the buffers among the weights that may be statistics, or constants.
         operations: the names of all operations that touched weights or the input, in order.
         module: the path of the module that is running.
     """
@@ -86,6 +87,7 @@ class Trace:
         self.units = Units()
         self.weights: dict[str, tuple[Tensor, Label]] = {}
         self.notes: list[str] = []
+        self.vectors: set[str] = set()
         self.operations: list[str] = []
         self.module = ""
         self._buffers = {id(x): name for name, x in model.named_buffers()}
@@ -103,6 +105,7 @@ class Trace:
         for name, buffer in model.named_buffers():
             if name in kept and _goes_with_units(buffer):
                 self._own(name, buffer)
+                self.vectors.add(name)
 
     def _own(self, name: str, tensor: Tensor) -> None:
         """Give a weight units, one for each position on each of its axes."""

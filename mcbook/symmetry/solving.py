@@ -51,6 +51,12 @@ class Classes:
     of: np.ndarray
 
 
+def _pairs(x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
+    """The different pairs of two arrays of numbers below `size`, as sorted rows."""
+    code = np.unique(x.astype(np.int64) * size + y)
+    return np.stack(np.divmod(code, size), axis=1)
+
+
 class _Graph:
     """Components of units, their colours and the links to blocks, at one stage of the solution."""
 
@@ -86,7 +92,7 @@ class _Graph:
         """Links between components, each kind once; `kind` numbers the kinds."""
         kinds: dict[bytes, np.ndarray] = {}
         for x, y, _ in units.blocks:
-            pairs = np.unique(np.stack([self.component[x], self.component[y]], 1), axis=0)
+            pairs = _pairs(self.component[x], self.component[y], self.size)
             pairs = pairs[pairs[:, 0] != pairs[:, 1]]
             if len(pairs):
                 kinds.setdefault(pairs.tobytes(), pairs)
@@ -142,7 +148,7 @@ def classify(trace: Trace, model: nn.Module) -> Classes:
 
     Args:
         trace: the facts.
-        model: the network (its size bounds the work).
+        model: the network, for messages.
     """
     units = trace.units
     slots = [
@@ -232,7 +238,6 @@ def _tidied(units: Units, graph: _Graph, classes: np.ndarray) -> bool:
     """Compare the kinds of blocks over the same units; whether that taught anything."""
     first = _representatives(graph)
     ways = graph.functions(classes)
-    known = {pairs.tobytes() for pairs in graph.kinds}
     learned = False
     units.because("flattening", "")
     for member, f in itertools.chain.from_iterable(ways.values()):
@@ -246,14 +251,16 @@ def _tidied(units: Units, graph: _Graph, classes: np.ndarray) -> bool:
         for (member, f), (other, g) in itertools.combinations(functions, 2):
             if len(member) != len(other) or classes[f[0]] == classes[g[0]]:
                 continue
-            pairs = np.unique(np.stack([f, g], 1), axis=0)
+            pairs = _pairs(f, g, graph.size)
             n_f, n_g = len(np.unique(f)), len(np.unique(g))
             if len(pairs) == n_f == n_g:
                 units.one(first[pairs[:, 0]], first[pairs[:, 1]])
                 learned = True
             elif len(pairs) in (n_f, n_g):
-                ordered = pairs if len(pairs) == n_f else np.unique(pairs[:, ::-1], axis=0)
-                if not _contained(ordered, known):
+                ordered = (
+                    pairs if len(pairs) == n_f else _pairs(pairs[:, 1], pairs[:, 0], graph.size)
+                )
+                if not _contained(ordered, graph):
                     units.block(first[ordered[:, 0]], first[ordered[:, 1]])
                     learned = True
             else:
@@ -263,16 +270,14 @@ def _tidied(units: Units, graph: _Graph, classes: np.ndarray) -> bool:
     return False
 
 
-def _contained(pairs: np.ndarray, known: set[bytes]) -> bool:
+def _contained(pairs: np.ndarray, graph: _Graph) -> bool:
     """Whether these links are there already."""
-    if pairs.tobytes() in known:
-        return True
-    rows = {tuple(row) for row in pairs.tolist()}
-    width = pairs.dtype.itemsize * 2
+    first, code = pairs[0], pairs @ (graph.size, 1)
     return any(
-        rows <= {tuple(row) for row in np.frombuffer(k, pairs.dtype).reshape(-1, 2).tolist()}
-        for k in known
-        if len(k) >= width * len(rows)
+        len(kind) >= len(pairs)
+        and bool((kind == first).all(1).any())
+        and bool(np.isin(code, kind @ (graph.size, 1)).all())
+        for kind in graph.kinds
     )
 
 
@@ -285,22 +290,22 @@ def _parted(
     pairs: np.ndarray,
 ) -> bool:
     """Two kinds of blocks that cross: if they fall into parts that do not mix, these are blocks."""
-    links = coo_matrix((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])),
-                       shape=(graph.size, graph.size))  # fmt: skip
-    _, part = connected_components(links, directed=False)
-    ends = [np.unique(pairs[:, k]) for k in (0, 1)]
-    parts, place = np.unique(part[ends[0]], return_inverse=True)
-    if len(parts) == 1:
+    names, places = np.unique(pairs, return_inverse=True)
+    rows, columns = places.reshape(pairs.shape).T
+    links = coo_matrix((np.ones(len(pairs), bool), (rows, columns)), shape=(len(names),) * 2)
+    count, inside = connected_components(links, directed=False)
+    if count == 1:
         return False
+    part = dict(zip(names.tolist(), inside.tolist(), strict=True))
+    ends = [np.unique(pairs[:, k]) for k in (0, 1)]
     for f_way, g_way in itertools.product(*(ways.get(int(classes[end[0]]), []) for end in ends)):
         up = {int(p): int(q) for way in (f_way, g_way) for p, q in zip(*way, strict=True)}
-        tops = {(int(part[p]), up[int(p)]) for end in ends for p in end if int(p) in up}
-        if len(tops) == len(parts) == len({top for _, top in tops}):
+        tops = {(part[p], up[p]) for end in ends for p in end.tolist() if p in up}
+        if len(tops) == count == len({top for _, top in tops}):
             return False  # they are there already
-    made = units.fresh([len(parts)])
+    made = units.fresh([count])
     for end in ends:
-        units.block(first[end], made[np.searchsorted(parts, part[end])])
-    del place
+        units.block(first[end], made[[part[p] for p in end.tolist()]])
     return True
 
 

@@ -27,6 +27,7 @@ from .. import weights
 from ..errors import IncompatibleError, expect
 from .examples import as_call, batch_of, copied, is_one_row, make_example, tensors_in
 from .freezing import without
+from .group import cells
 from .parts import Slots
 from .spec import PermutationSpec
 
@@ -36,8 +37,9 @@ __all__ = ["Verification", "verified", "verify"]
 TOLERANCE, TRAIN_TOLERANCE = 1e-10, 1e-8
 #: So many times above the error must the control lie.
 MARGIN = 1e6
-#: How many elements of the group are tried; two where the network is large: has more weights.
-TURNS, LARGE = 4, 10_000_000
+#: How many elements of the group are tried; fewer where the network is large (has more weights):
+#: two, and one where every cell has so many units that chance cannot hide a mistake.
+TURNS, LARGE, MANY = 4, 10_000_000, 16
 #: A change that needs no further tensor to be tried.
 ENOUGH = 1e-3
 _PRIME = 1_000_003
@@ -96,9 +98,9 @@ def verify(
     """Check that permuting the units of a spec leaves the network's function unchanged.
 
     On a float64 copy with random parameters and statistics: permute all spaces at once by a random
-    element of the group, then by swaps of two units in each space, then (but in large networks) by
-    two more random elements, and compare the outputs for random inputs, in eval mode and (with
-    batch norm, once) in train mode.  If they differ, each space is
+    element of the group, then by swaps of two units in each space, then by two more random elements
+    (in large networks only as far as small spaces need it), and compare the outputs for random
+    inputs, in eval mode and (with batch norm, once) in train mode.  If they differ, each space is
     tried by itself, and those that fail are frozen in the spec that is returned.  Then the control,
     space by space.
 
@@ -179,9 +181,10 @@ class _Check:
             if name not in spec.aliases and isinstance(x, Tensor)
         }
         size = sum(x.numel() for x in self.tensors.values() if isinstance(x, Tensor))
-        self.turns = TURNS if size < LARGE else 2
-        self.inputs = self._inputs(example)
+        smallest = min((cells(c.parents, c.size).min() for c in spec.classes), default=0)
+        self.turns = TURNS if size < LARGE else 1 if smallest >= MANY else 2
         _randomise(self.model, spec, self.tensors, self.seed)
+        self.inputs = self._inputs(example)
         self._calibrate()
         self.one, self.few = (
             tree_map(lambda x, like, n=n: x[:n] if is_one_row(like) else x, self.inputs, example)
