@@ -29,6 +29,7 @@ from .examples import as_call, batch_of, copied, is_one_row, make_example, tenso
 from .freezing import without
 from .group import cells
 from .parts import Slots
+from .randomising import PERIOD, randomise
 from .spec import PermutationSpec
 
 __all__ = ["Verification", "verified", "verify"]
@@ -39,10 +40,9 @@ TOLERANCE, TRAIN_TOLERANCE = 1e-10, 1e-8
 MARGIN = 1e6
 #: How many elements of the group are tried; fewer where the network is large (has more weights):
 #: two, and one where every cell has so many units that chance cannot hide a mistake.
-TURNS, LARGE, MANY = 4, 10_000_000, 16
+TURNS, LARGE, MANY = 4, 5_000_000, 12
 #: A change that needs no further tensor to be tried.
 ENOUGH = 1e-3
-_PRIME = 1_000_003
 #: How many inputs (statistics of few numbers amplify rounding, and units may be dead on a few);
 #: in eval mode fewer where the network is large.
 BATCH, FEW = 8, 2
@@ -126,6 +126,7 @@ def verify(
         outer = [n for n in bad if n not in spec.nested] or bad
         spec = without(spec, {spec.space(n): "failed the check" for n in outer})
         errors = check.errors(spec)
+    check.lighten()
     rows: list[tuple[str, float, bool, float, str]] = []
     for name, size in spec.spaces.items():
         control = check.control(spec, name)
@@ -159,7 +160,7 @@ class _Check:
         self, spec: PermutationSpec, model: nn.Module, example: Any, dtype: torch.dtype
     ) -> None:
         """Make the copy, draw its weights, and run it."""
-        self.dtype = dtype
+        self.dtype, self.light = dtype, False
         self.precision = str(dtype).removeprefix("torch.")
         # what rounding does grows with the depth, by the same factor in every precision
         self.rounding = torch.finfo(dtype).eps
@@ -170,7 +171,7 @@ class _Check:
         large = {
             id(p): nn.Parameter(torch.empty(p.shape, dtype=dtype, device=p.device))
             for name, p in model.named_parameters()
-            if name in spec.slots and p.numel() > _PRIME
+            if name in spec.slots and p.numel() > PERIOD
         }
         self.model = copied(model, large).to(dtype).eval()
         self.model.requires_grad_(False)
@@ -183,7 +184,7 @@ class _Check:
         size = sum(x.numel() for x in self.tensors.values() if isinstance(x, Tensor))
         smallest = min((cells(c.parents, c.size).min() for c in spec.classes), default=0)
         self.turns = TURNS if size < LARGE else 1 if smallest >= MANY else 2
-        _randomise(self.model, spec, self.tensors, self.seed)
+        randomise(self.model, spec, self.tensors, self.seed)
         self.inputs = self._inputs(example)
         self._calibrate()
         self.one, self.few = (
@@ -264,6 +265,22 @@ class _Check:
                 spread = norm.running_var.sqrt()
                 norm.running_mean.add_((0.2 * shift - 0.1).to(spread) * spread)
 
+    def lighten(self, dtype: torch.dtype = torch.float32) -> None:
+        """Go on in another precision: for the control, single is enough and far quicker."""
+        self.light = dtype != self.dtype
+        self.model.to(dtype)
+        self.tensors = {n: self.model.state_dict(keep_vars=True)[n] for n in self.tensors}
+        self.one, self.inputs = (
+            tree_map(lambda x: x.to(dtype) if _is_number(x) and not x.is_complex() else x, inputs)
+            for inputs in (self.one, self.inputs)
+        )
+        vars(self).pop("all_out", None)
+        try:
+            self.one_out = self.run(self.one)
+        except RuntimeError:  # a network for one precision only
+            if self.light:
+                self.lighten(self.dtype)
+
     def good(self, errors: tuple[float, float]) -> bool:
         """Whether changes are no more than rounding."""
         tolerance, train_tolerance = self.tolerances
@@ -304,6 +321,13 @@ class _Check:
         Where a space has one tensor only (the rows of queries and keys in one matrix), the first
         position of every unit moves alone.
         """
+        change = self._control(spec, name)
+        if change <= ENOUGH and self.light:  # look again, as exactly as there is
+            self.lighten(self.dtype)
+            change = self._control(spec, name)
+        return change
+
+    def _control(self, spec: PermutationSpec, name: str) -> float:
         element = spec.element(spec.random(self.seed + 7, [name], restless=True))
         own = sorted(spec.tensors_of(name), key=lambda tensor: math.prod(spec.shapes[tensor]))
         half = replace(spec, slots={tensor: _first_only(spec.slots[tensor]) for tensor in own})
@@ -363,34 +387,3 @@ def _change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
         size = float((x - y).abs().max())
         found = max(found, size / spread if spread > 0 else (math.inf if size else 0.0))
     return found if math.isfinite(found) else math.inf
-
-
-def _randomise(
-    model: nn.Module, spec: PermutationSpec, tensors: Mapping[str, Tensor], seed: int
-) -> None:
-    """Random numbers in every parameter and statistic; constants (other buffers) stay."""
-    generator = torch.Generator().manual_seed(seed)
-    parameters = {id(p) for p in model.parameters()}
-    # one long vector again and again, from another place for each tensor: drawing anew for each
-    # would take most of the time.  Its length is a prime, so that no two rows of a weight agree.
-    noise = torch.randn(_PRIME, generator=generator, dtype=torch.float64)
-    start = 0
-    for name, x in tensors.items():
-        if name not in spec.slots or not x.is_floating_point():
-            continue
-        scale = 1.4 / math.sqrt(max(1, x[0].numel())) if x.ndim > 1 else 0.2
-        x.data = _filled((scale * noise).to(x.dtype), start, x)
-        start += x.numel()
-        if id(x) not in parameters:  # a statistic: any mean, a variance above 0
-            x.data = x.data.square() + 0.5
-        elif x.ndim < 2 and name.endswith("weight"):
-            x.data += 1.0
-
-
-def _filled(noise: Tensor, start: int, like: Tensor) -> Tensor:
-    """A tensor of the shape and device of another, filled from a place of `noise` on."""
-    noise = noise.roll(-(start % len(noise))).to(like.device)
-    filled = torch.empty(like.numel(), dtype=noise.dtype, device=like.device)
-    for part in filled.split(len(noise)):
-        part.copy_(noise[: len(part)])
-    return filled.reshape(like.shape)

@@ -98,10 +98,10 @@ def test_experts_that_an_example_does_not_reach_are_not_set_free(seed: int, rows
         torch.manual_seed(seed)
         model, few, many = Experts(), torch.randn(rows, 5), torch.randn(200, 5)
     spec = mc.trace_symmetry(model, few)
-    assert {n: k for n, k in spec.spaces.items() if n != "stem"} == {
-        f"experts.{k}.0": 24 for k in range(4)
-    }
-    assert ("stem" in spec.spaces) == (rows == 64)
+    inside = {f"experts.{k}.0": 24 for k in range(4)}
+    # where no row reaches an expert, what goes in and what comes out of it cannot be followed
+    around = {"stem": 16, "experts.0.2": 16} if rows == 64 else {}
+    assert spec.spaces == inside | around
     assert same(model, spec, many)
 
 
