@@ -154,9 +154,8 @@ def html_report(spec: PermutationSpec) -> str:
             cells_of = "".join(f"<td{_LEFT}>{html.escape(cell)}</td>" for cell in others)
             body.append(f'<tr><th scope="row"{_LEFT}>{html.escape(first)}</th>{cells_of}</tr>')
         parts.append(
-            '<div style="overflow-x:auto" tabindex="0" role="region" aria-label="spaces">'
             '<table class="dataframe" style="text-align:left">'
-            f"<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+            f"<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table>"
         )
         if len(spec.spaces) > len(rows):
             parts.append(f"<p>{_more(spec)}</p>")
