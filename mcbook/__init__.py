@@ -11,8 +11,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import models, weights
+from .alignment import (
+    Alignment,
+    activation_matching,
+    match_many,
+    straight_through,
+    weight_matching,
+)
 from .analysis.profiles import Profile, profile
+from .analysis.singular_products import SingularProducts, singular_products
+from .analysis.spectra import (
+    SingularAlignment,
+    low_rank,
+    singular_alignment,
+    singular_values,
+    stable_rank,
+)
 from .analysis.statistics import interval
+from .analysis.taylor import TaylorProfile, taylor_profile
 from .data import Data, Split, data_from_arrays, default_device, list_data, load_data
 from .errors import DamagedFileError, IncompatibleError, MissingDataError, UnknownNameError
 from .evaluation import evaluate
@@ -20,6 +36,7 @@ from .models.registry import build_model, describe_models, list_models
 from .normalization import has_batch_norm, reset_batch_norm
 from .paths import LinearPath, Path, load_path
 from .records import Record, list_records, load_record, save_record
+from .repair import repair
 from .saving import load_model, save_model
 from .settings import begin_chapter
 from .symmetry import Permutation, PermutationSpec, TraceError, permute, trace_symmetry
@@ -60,6 +77,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "Alignment",
     "DamagedFileError",
     "Data",
     "Figure",
@@ -75,9 +93,13 @@ __all__ = [
     "Profile",
     "Record",
     "RetrainControl",
+    "SingularAlignment",
+    "SingularProducts",
     "Split",
+    "TaylorProfile",
     "TraceError",
     "UnknownNameError",
+    "activation_matching",
     "begin_chapter",
     "build_model",
     "data_from_arrays",
@@ -93,6 +115,8 @@ __all__ = [
     "load_model",
     "load_path",
     "load_record",
+    "low_rank",
+    "match_many",
     "models",
     "permute",
     "plot_barriers",
@@ -103,14 +127,22 @@ __all__ = [
     "plot_profile_band",
     "plot_symmetry",
     "profile",
+    "repair",
     "reset_batch_norm",
     "save_model",
     "save_record",
     "show",
+    "singular_alignment",
+    "singular_products",
+    "singular_values",
     "spawn",
+    "stable_rank",
+    "straight_through",
+    "taylor_profile",
     "trace_symmetry",
     "train",
     "verdict",
+    "weight_matching",
     "weights",
 ]
 

@@ -11,12 +11,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..corrections import Correction, wrap_
 from ..data import Data
 from ..errors import UnknownNameError, expect
 from ..evaluation import evaluating, score
 from ..normalization import has_batch_norm, measure_statistics_
 from ..paths.base import Path
 from ..progress import Bar
+from ..repair import Repair
 from .first_layer import FirstLayer
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Profile", "profile"]
 
-_NORMALIZATIONS = ("none", "reset")
+_NORMALIZATIONS = ("none", "reset", "repair")
 _STATISTICS_IMAGES = 10_000
 
 
@@ -36,7 +38,7 @@ class Profile:
         table: a row for each `t`, in increasing order: `t`; for each split `<split>_loss` (mean
             cross-entropy, nats) and `<split>_accuracy` (in [0, 1]); `distance_a` and
             `distance_b`, the Euclidean distances of the parameters from those at both ends.
-        normalization: what was done to batch norm: `reset` or `none`.
+        normalization: what was done between the ends: `reset`, `none` or `repair`.
         path_kind: the kind of path: `linear`, ...
         data_name: the data set.
     """
@@ -132,7 +134,10 @@ def profile(
             evaluated; `none` interpolates them like weights.  None is `reset` where there is batch
             norm, by PyTorch's layers: statistics a network keeps in buffers of its own are not
             recognised and are interpolated.  Re-estimating changes the ends too, a little: what
-            training stored are running averages over weights that were still moving.
+            training stored are running averages over weights that were still moving.  `repair`
+            gives every unit the mixture of the means and deviations that it has at the ends, on the
+            same images (see `mcbook.repair`; measured, the read-out included), and re-estimates
+            batch norm as `reset` does: at the ends it is `reset`, or `none` without batch norm.
         precision: `float32`, or `bfloat16` for all layers but the first.
         batch_size: how many images at once; the result does not depend on it.
         progress: whether to show a bar.
@@ -140,7 +145,7 @@ def profile(
     Raises:
         TypeError: when `path` is not a Path or `data` not a Data.
         UnknownNameError: for an unknown split, normalization or precision.
-        ValueError: for fewer than 2 points.
+        ValueError: for fewer than 2 points; with `repair`, see there.
     """
     expect(path, Path, "a path, such as LinearPath(a, b)")
     expect(data, Data, "data, as load_data or data_from_arrays gives them")
@@ -159,17 +164,26 @@ def profile(
     grid = sorted({*np.linspace(0, 1, points).tolist(), *path.knots})
     spreads = _spreads(path, [name for name, _ in model.named_parameters()])
     first = {split: FirstLayer.of(path, part.x, batch_size) for split, part in chosen.items()}
+    statistics = _statistics_images(data)
+    repairing = Repair(path, statistics) if normalization == "repair" else None
+    corrections: dict[str, Correction] = {}
     rows = []
     with Bar(len(grid), "profile", progress) as bar:
         for t in grid:
-            model.load_state_dict(path.at(t))
+            if repairing is not None:
+                model, corrections = repairing.at(t)
+            else:
+                model.load_state_dict(path.at(t))
             if normalization == "reset":
-                measure_statistics_(model, _statistics_images(data))
+                measure_statistics_(model, statistics)
             row = {"t": t}
             for split, part in chosen.items():
-                loss, accuracy = _measure(
-                    model, part.x, part.y, first[split], path.coefficients(t), batch_size, precision
-                )
+                network = model
+                if (replay := first[split]) is not None:
+                    network = replay.replaying(model, path.coefficients(t))
+                    if replay.name in corrections:  # the replayed outputs are uncorrected
+                        wrap_(network, replay.name, corrections[replay.name])
+                loss, accuracy = _measure(network, part.x, part.y, replay, batch_size, precision)
                 row[f"{split}_loss"], row[f"{split}_accuracy"] = loss, accuracy
             c = path.coefficients(t).numpy()
             for end, spread in zip("ab", spreads, strict=True):
@@ -184,22 +198,20 @@ def _measure(
     x: Tensor,
     y: Tensor,
     first: FirstLayer | None,
-    coefficients: Tensor,
     batch_size: int,
     precision: str,
 ) -> tuple[float, float]:
-    """Mean loss and accuracy of the model as it stands."""
+    """Mean loss and accuracy of the model as it stands; `first` is what it replays."""
     loss, correct = 0.0, 0
     low = precision == "bfloat16"
     # autocast around all batches: it then casts the weights once
     with evaluating(model), torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=low):
-        replayed = model if first is None else first.replaying(model, coefficients)
         for i, (images, labels) in enumerate(
             zip(x.split(batch_size), y.split(batch_size), strict=True)
         ):
             if first is not None:
                 first.turn_to(i)
-            batch_loss, batch_correct = score(replayed(images), labels)
+            batch_loss, batch_correct = score(model(images), labels)
             loss += batch_loss
             correct += batch_correct
     return loss / len(y), correct / len(y)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from .labels import Axes, Label, Operand
 from .units import Ids, Units
 
-__all__ = ["Call", "Rule", "Trace"]
+__all__ = ["Call", "Recorder", "Rule", "Trace", "storage_of"]
 
 
 #: operations whose result is their argument as it is
@@ -71,6 +71,25 @@ class Call:
         return self.args[place] if place < len(self.args) else self.kwargs.get(name, default)
 
 
+class Recorder(Protocol):
+    """What sees the operations of a network while it runs (`tracing.follow`).
+
+    Attributes:
+        module: the path of the module that is running; it is told.
+    """
+
+    module: str
+
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Whether a tensor depends neither on weights nor on the input."""
+
+    def record(self, rule: Rule, name: str, call: Call) -> None:
+        """An operation has just been computed."""
+
+    def record_in_place(self, rule: Rule, name: str, call: Call, old: Tensor | None) -> None:
+        """The same for one that wrote into its first argument, a constant `old` before."""
+
+
 class Trace:
     """The labels of all tensors while a network runs, and the facts that are noted.
 
@@ -122,7 +141,7 @@ class Trace:
 
     def is_constant(self, tensor: Tensor) -> bool:
         """Whether a tensor depends neither on weights nor on the input."""
-        return id(tensor) not in self._labels and _storage(tensor) not in self._written
+        return id(tensor) not in self._labels and storage_of(tensor) not in self._written
 
     def is_weight(self, tensor: Tensor) -> bool:
         """Whether a tensor is itself a parameter or a statistic."""
@@ -162,6 +181,14 @@ class Trace:
                 for x in self.label(tensor).arrays.values():
                     self.units.pin(x)
 
+    def contracted(
+        self, terms: Sequence[Sequence[str]], tensors: Sequence[Tensor], labels: Sequence[Label]
+    ) -> None:
+        """A rule is about to contract these tensors, with a letter for each of their axes.
+
+        Nothing follows from that for the symmetry; `activations.py` wants to know.
+        """
+
     def record(self, rule: Rule, name: str, call: Call) -> None:
         """Apply a rule to an operation that has just been computed."""
         labels = self._apply(rule, name, call)
@@ -173,7 +200,7 @@ class Trace:
 
     def is_shared(self, tensor: Tensor) -> bool:
         """Whether other tensors of the trace hold the same memory."""
-        return len(self._holders.get(_storage(tensor), set()) | {self._one(tensor)}) > 1
+        return len(self._holders.get(storage_of(tensor), set()) | {self._one(tensor)}) > 1
 
     def _one(self, tensor: Tensor) -> int:
         """The number of a tensor, the same for all that are it under another name."""
@@ -203,7 +230,7 @@ class Trace:
                     self.units.pin(x)
             label = Label({axes: label.arrays.get(axes, x) for axes, x in before.arrays.items()})
         if was_constant:
-            self._written.add(_storage(target))
+            self._written.add(storage_of(target))
         self.put(target, label)
         for other, first in self._first.items():
             if first == self._one(target):
@@ -238,7 +265,7 @@ class Trace:
         if name in SAME:
             self._first[id(outputs[0])] = self._one(inputs[0])
         for x in (*inputs, *outputs):
-            self._holders.setdefault(_storage(x), set()).add(self._one(x))
+            self._holders.setdefault(storage_of(x), set()).add(self._one(x))
         if all(self.is_constant(x) and id(x) not in self._buffers for x in inputs):
             return [None] * len(outputs)
         self.operations.append(name)
@@ -271,7 +298,8 @@ def _goes_with_units(buffer: Tensor) -> bool:
     return len(long) == 1 or bool((buffer == buffer.reshape(-1)[0]).all())
 
 
-def _storage(tensor: Tensor) -> int:
+def storage_of(tensor: Tensor) -> int:
+    """A number for the memory of a tensor, the same for all its views."""
     try:
         return tensor.untyped_storage()._cdata
     except NotImplementedError:  # sparse and the like have none

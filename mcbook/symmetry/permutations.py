@@ -195,6 +195,9 @@ class Permutation(Mapping[str, Tensor]):
             raise KeyError(str(UnknownNameError("space", space, self._vectors)))
         return self._vectors[space].clone()
 
+    def __contains__(self, space: object) -> bool:
+        return space in self._vectors  # that of mappings asks for the item and its error
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._vectors)
 

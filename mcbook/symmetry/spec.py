@@ -177,7 +177,7 @@ class PermutationSpec:
         """
         return self._named(group.random_swaps(self._sizes, self._parents, seed))
 
-    def complete(self, vectors: Mapping[str, Tensor | Sequence[int]]) -> Permutation:
+    def complete(self, vectors: Mapping[str, Tensor | Sequence[int] | np.ndarray]) -> Permutation:
         """The permutation with these vectors; spaces that are left out keep their order.
 
         Args:

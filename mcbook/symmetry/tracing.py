@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from ..errors import IncompatibleError
 from ..evaluation import evaluating
 from .assembling import solve
-from .context import Call, Trace
+from .context import Call, Recorder, Trace
 from .examples import (
     TraceError,
     as_call,
@@ -35,7 +35,7 @@ from .rules import WHOLE, rule_for
 from .spec import PermutationSpec
 from .verification import verified
 
-__all__ = ["trace_symmetry"]
+__all__ = ["follow", "trace_symmetry"]
 
 # fast paths are switched off and on again for the whole process
 _ONE_AT_A_TIME = threading.RLock()
@@ -44,7 +44,7 @@ _ONE_AT_A_TIME = threading.RLock()
 class _Dispatch(TorchDispatchMode):
     """Sees every elementary operation, computes it, and has it recorded."""
 
-    def __init__(self, trace: Trace):
+    def __init__(self, trace: Recorder):
         super().__init__()
         self.trace, self.paused = trace, False
 
@@ -90,10 +90,24 @@ class _Functions(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def _plain_kernels() -> Iterator[None]:
-    """No fused kernels that would do the work of many operations unseen."""
+def _plain_kernels(libraries: bool = False) -> Iterator[None]:
+    """No fused kernels that would do the work of many operations unseen.
+
+    Args:
+        libraries: those of cuDNN and oneDNN are left on: they are quick, and fuse little.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with contextlib.nullcontext() if libraries else _no_libraries():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def _no_libraries() -> Iterator[None]:
+    """Without the kernels of cuDNN and oneDNN."""
     # (mkldnn.flags, the context manager, warns of cards that are not there)
     onednn = torch.backends.mkldnn.set_flags(False)[0]
     try:
@@ -101,11 +115,10 @@ def _plain_kernels() -> Iterator[None]:
             yield
     finally:
         torch.backends.mkldnn.set_flags(onednn)
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextlib.contextmanager
-def _following(model: nn.Module, trace: Trace) -> Iterator[None]:
+def _following(model: nn.Module, trace: Recorder) -> Iterator[None]:
     """Let the trace know which module is running."""
     paths: list[str] = []
 
@@ -130,6 +143,40 @@ def _following(model: nn.Module, trace: Trace) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def follow(model: nn.Module, trace: Recorder, example: Any, libraries: bool = False) -> Any:
+    """Run a network once, in eval mode, and have every elementary operation recorded.
+
+    Its buffers and flags, and the random state, are afterwards as before.
+
+    Args:
+        model: the network.
+        trace: what records; it is also told which module is running.
+        example: the input, as `trace_symmetry` takes it.
+        libraries: whether the kernels of cuDNN and oneDNN may be used.
+
+    Returns:
+        What the network returned.
+    """
+    args, kwargs = as_call(example)
+    dispatch = _Dispatch(trace)
+    random = torch.get_rng_state()
+    buffers = [(x, x.detach().clone()) for x in model.buffers()]
+    contexts = (evaluating(model), _plain_kernels(libraries), _following(model, trace))
+    try:
+        with _ONE_AT_A_TIME, contextlib.ExitStack() as stack:
+            for context in contexts:
+                stack.enter_context(context)
+            stack.enter_context(_Functions(dispatch))
+            stack.enter_context(dispatch)
+            return model(*args, **kwargs)
+    finally:
+        torch.set_rng_state(random)
+        with torch.no_grad():
+            for x, before in buffers:
+                if not torch.equal(x, before):
+                    x.copy_(before)  # the forward pass had counted, or averaged
 
 
 def trace_symmetry(model: nn.Module, example: Any = None, verify: bool = True) -> PermutationSpec:
@@ -170,30 +217,15 @@ def trace_symmetry(model: nn.Module, example: Any = None, verify: bool = True) -
     """
     check_module(model)
     example = make_example(model, example)
-    args, kwargs = as_call(example)
     trace = Trace(model)
-    for x in tree_leaves((args, kwargs)):
+    for x in tree_leaves(as_call(example)):
         if isinstance(x, Tensor):
             trace.put(x, trace.label(x))
-    dispatch = _Dispatch(trace)
-    random = torch.get_rng_state()
-    buffers = [(x, x.detach().clone()) for x in model.buffers()]
     try:
-        with _ONE_AT_A_TIME, contextlib.ExitStack() as stack:
-            for context in (evaluating(model), _plain_kernels(), _following(model, trace)):
-                stack.enter_context(context)
-            stack.enter_context(_Functions(dispatch))
-            stack.enter_context(dispatch)
-            out = model(*args, **kwargs)
+        out = follow(model, trace, example)
     except Exception as error:
         last = trace.operations[-1] if trace.operations else ""
         raise explained(error, trace.module, last, example) from error
-    finally:
-        torch.set_rng_state(random)
-        with torch.no_grad():
-            for x, before in buffers:
-                if not torch.equal(x, before):
-                    x.copy_(before)  # the forward pass had counted, or averaged
     outputs = tensors_in(out)
     if not outputs:
         raise TraceError(

@@ -21,6 +21,7 @@ def product(trace: Trace, equation: str, *tensors: Tensor) -> Label:
     operands = [
         (trace.operand(x), list(t)) for x, t in zip(tensors, inputs.split(","), strict=True)
     ]
+    trace.contracted([t for _, t in operands], tensors, [o.label for o, _ in operands])
     return contract(trace.units, operands, list(out))
 
 

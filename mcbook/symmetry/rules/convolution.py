@@ -19,6 +19,7 @@ def _convolution(trace: Trace, call: Call) -> Label:
     transposed, groups = bool(call.arg(6, "transposed", False)), int(call.arg(8, "groups", 1))
     of_x = pin_axes(trace.units, trace.label(x), range(2, x.ndim))
     of_w = pin_axes(trace.units, trace.label(weight), range(2, weight.ndim))
+    trace.contracted(["ni", "io" if transposed else "oi"], [x, weight], [of_x, of_w])
     if groups == 1:
         shapes = tuple(x.shape[:2]), tuple(weight.shape[:2])
         letters = ["i", "o"] if transposed else ["o", "i"]
