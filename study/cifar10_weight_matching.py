@@ -1,11 +1,11 @@
 """Convolutional networks on CIFAR-10 before and after alignment, and what batch norm does to it.
 
-VGG11 of base width 16, eight epochs, and ResNet20 of base width 8 (option B shortcuts:
-convolutions), five epochs; both with batch norm, standardised images, flips and crops, SGD with a
+VGG11 of base width 16, six epochs, and ResNet20 of base width 8 (option B shortcuts:
+convolutions), four epochs; both with batch norm, standardised images, flips and crops, SGD with a
 one-cycle schedule up to 0.1, weight decay 0.0005, batches of 128, in bfloat16; three pairs each.
-Each row is a point of a profile on 5,000 test images: of the line from A to B as trained, or
+Each row is a point of a profile on 4,000 test images: of the line from A to B as trained, or
 aligned by its weights or by its activations; with batch-norm statistics interpolated (`none`),
-re-estimated on 2,500 training images (`reset`), or with REPAIR on the same images (`repair`).
+re-estimated on 2,000 training images (`reset`), or with REPAIR on the same images (`repair`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "vgg11": {"width": 16},
     "resnet20": {"width": 8, "shortcut": "projection"},
 }
-EPOCHS = {"vgg11": 8, "resnet20": 5}
+EPOCHS = {"vgg11": 6, "resnet20": 4}
 PAIRS = 3
-POINTS = 9
+POINTS = 7
 MEASURED = {
     "naive": ("none", "reset"),
     "weight matching": ("none", "reset", "repair"),
@@ -66,7 +66,7 @@ def run(network: str, pair: int) -> list[dict[str, Any]]:
         "weight matching": mc.weight_matching(a, b, spec, restarts=4).model,
         "activation matching": mc.activation_matching(a, b, data, spec=spec, progress=False).model,
     }
-    images = data.subset(train=2_500, test=5_000)
+    images = data.subset(train=2_000, test=4_000)
     rows = []
     for method, end in ends.items():
         path = mc.LinearPath(a, end)

@@ -2,9 +2,10 @@
 
 Three hidden layers of 512 units, five epochs in batches of 500, with Adam (learning rate 0.001) or
 SGD (momentum 0.9, learning rate 0.1 or 0.01); four pairs each.  The two networks of a pair differ
-in their initial weights and in the order of the images.  Each row is a point of a profile of the
-line from A to B as trained, or to B aligned by its weights or by its activations.  `r0`, `r3` and
-`r3_inputs` are Ito's R at the cuts 0 and 0.3, the last weighted by 10,000 training images;
+in their initial weights and in the order of the images.  Each row is a point of a profile, on the
+test images, of the line from A to B as trained, or to B aligned: by its weights, by its
+activations, or by the ten largest singular triples of its weight matrices alone (`top 10`).  `r0`,
+`r3` and `r3_inputs` are Ito's R at the cuts 0 and 0.3, the last weighted by 10,000 training images;
 `stable_rank` is `Σ s² / max s²` of A's second layer; `hidden_spectra` and `output_spectrum` are the
 largest difference between the singular values of A and B, over the largest one, in the hidden
 layers (the worst of them) and in the last.
@@ -30,6 +31,7 @@ BATCH = 500
 WIDTH = (512, 512, 512)
 POINTS = 25
 IMAGES = 10_000
+TRIPLES = 10
 
 
 def jobs() -> dict[str, dict[str, Any]]:
@@ -61,10 +63,12 @@ def pair_of(data: mc.Data, recipe: str, pair: int) -> tuple[nn.Module, nn.Module
 def ends_of(a: nn.Module, b: nn.Module, data: mc.Data) -> dict[str, nn.Module]:
     """B as it is, and aligned in both ways."""
     spec = mc.trace_symmetry(a)
+    most = [mc.low_rank(model, TRIPLES, biases=False) for model in (a, b)]
     return {
         "naive": b,
         "weight matching": mc.weight_matching(a, b, spec).model,
         "activation matching": mc.activation_matching(a, b, data, spec=spec, progress=False).model,
+        f"top {TRIPLES}": mc.permute(b, mc.weight_matching(*most, spec).permutation, spec),
     }
 
 
@@ -97,7 +101,8 @@ def run(recipe: str, pair: int) -> list[dict[str, Any]]:
             "r3": float(mc.singular_alignment(a, end, gamma=0.3)),
             "r3_inputs": float(mc.singular_alignment(a, end, gamma=0.3, inputs=images)),
         }
-        table = mc.profile(mc.LinearPath(a, end), data, points=POINTS, progress=False).table
+        line = mc.LinearPath(a, end)
+        table = mc.profile(line, data, POINTS, splits=("test",), progress=False).table
         rows += [
             {"recipe": recipe, "pair": pair, "method": method, **row, **found, **spectra}
             for row in table.to_dict("records")
