@@ -12,10 +12,26 @@ import torch
 from mcbook.errors import UnknownNameError
 from mcbook.files import write_atomic
 
-from . import profile, resnet_epoch, training_epoch
+from . import (
+    peers,
+    planted_permutations,
+    profile,
+    resnet_epoch,
+    training_epoch,
+    weight_matching,
+    weight_matching_vgg16,
+)
 from .harness import CLOCKS, machine_line
 
-BENCHMARKS = {module.NAME: module.run for module in (training_epoch, resnet_epoch, profile)}
+_MODULES = (
+    training_epoch,
+    resnet_epoch,
+    profile,
+    weight_matching,
+    weight_matching_vgg16,
+    planted_permutations,
+)
+BENCHMARKS = {module.NAME: module.run for module in _MODULES}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,13 +50,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="torch's threads (default: torch's choice)")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run at all?")
+    parser.add_argument(
+        "--peer",
+        metavar="FOLDER",
+        action="append",
+        default=[],
+        help=f"a checkout to compare with, of {peers.GitReBasin.REPOSITORY}",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the results there as well")
     options = parser.parse_args(arguments)
     try:
         for name in options.names:
             if name not in BENCHMARKS:
                 raise UnknownNameError("benchmark", name, BENCHMARKS)
-    except UnknownNameError as error:
+        peers.use(options.peer)
+    except (UnknownNameError, FileNotFoundError) as error:
         parser.error(str(error))
     if options.threads is not None:
         torch.set_num_threads(options.threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,12 +57,12 @@ class Call:
     def __init__(self, func: Callable, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any):
         self.func, self.args, self.kwargs, self.out = func, tuple(args), dict(kwargs), out
 
-    @property
+    @cached_property
     def inputs(self) -> list[Tensor]:
         """All tensors among the arguments, in order."""
         return [x for x in tree_leaves((self.args, self.kwargs)) if isinstance(x, Tensor)]
 
-    @property
+    @cached_property
     def outputs(self) -> list[Tensor]:
         """All tensors of the result, in order."""
         return [x for x in tree_leaves(self.out) if isinstance(x, Tensor)]

@@ -7,6 +7,9 @@
 | `plot_history` | loss and accuracy over the epochs |
 | `plot_barriers` | barriers over what was varied, pair by pair |
 | `plot_images` | images with labels and predictions |
+| `plot_lines` | anything over a number: means over pairs, with their intervals |
+| `plot_points` | two measurements against each other |
+| `plot_matrices` | small matrices as fields of squares |
 | `plot_plane` | the loss over a plane in weight space |
 | `plot_symmetry` | the tensors of a network, with the spaces that act on them |
 
@@ -20,7 +23,10 @@ from mcbook.viz.curves import plot_profile, plot_profile_band
 from mcbook.viz.figure import Figure, show
 from mcbook.viz.histories import plot_history
 from mcbook.viz.images import plot_images
+from mcbook.viz.lines import plot_lines
+from mcbook.viz.matrices import plot_matrices
 from mcbook.viz.plane import plot_plane
+from mcbook.viz.points import plot_points
 from mcbook.viz.symmetry import plot_symmetry
 
 __all__ = [
@@ -28,7 +34,10 @@ __all__ = [
     "plot_barriers",
     "plot_history",
     "plot_images",
+    "plot_lines",
+    "plot_matrices",
     "plot_plane",
+    "plot_points",
     "plot_profile",
     "plot_profile_band",
     "plot_symmetry",
