@@ -109,5 +109,5 @@ def _deviations(moments: Moments) -> Tensor:
     pairs = zip((moments.squares_a, moments.squares_b), moments._second_moments(), strict=True)
     for squares, second in pairs:
         rounding = _ROUNDING**2 * second * moments.count
-        parts.append(torch.where(squares > 0, squares, torch.inf).sqrt())
+        parts.append(torch.where(squares > rounding, squares, torch.inf).sqrt())
     return torch.outer(*parts)

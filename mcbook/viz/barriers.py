@@ -123,14 +123,15 @@ def plot_barriers(
             sentences.append(labelled(str(label), f"{said} by {along}: {'; '.join(told)}"))
         _axis(axes, levels, places, numeric)
         axes.set_xlabel(along)
-        # with a legend, on a line of its own above it
-        axes.set_title(said[:1].upper() + said[1:], pad=28 if group else None)
+        # with a legend, on a line of its own above it, or several
+        in_a_row, lines = _legend_rows(labels) if group else (1, 0)
+        axes.set_title(said[:1].upper() + said[1:], pad=12 + 16 * lines if group else None)
         bottom, top = axes.get_ylim()
         axes.set_ylim(min(0.0, bottom), top)
         if group:
             handles, names = axes.get_legend_handles_labels()
             axes.legend(
-                handles, names, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(names)
+                handles, names, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=in_a_row
             )
     if not group:
         del columns[""]
@@ -164,8 +165,29 @@ def _axis(axes: Axes, levels: list, places: dict, numeric: bool) -> None:
         free = not numeric or place - last >= 0.5 * room
         labels.append((f"{value:g}" if numeric else str(value)) if free else "")
         last = place if free else last
+    if not numeric:
+        labels = _wrapped(labels)
     axes.set_xticks(at, labels)
     axes.set_xlim(min(at) - room, max(at) + room)
+
+
+def _wrapped(labels: list[str]) -> list[str]:
+    """Names with a line break where two of them would run into each other."""
+    import textwrap
+
+    fits = int(0.83 * SINGLE[0] / max(1, len(labels)) / 5.6)
+    return [
+        "\n".join(textwrap.wrap(label, max(fits, 1), break_long_words=False)) for label in labels
+    ]
+
+
+def _legend_rows(labels: list) -> tuple[int, int]:
+    """How many names of a legend fit side by side, and how many lines that makes."""
+    widths = [48 + 6.5 * len(str(label)) for label in labels]
+    side_by_side = len(labels)
+    while side_by_side > 1 and side_by_side * max(widths) > SINGLE[0] < sum(widths):
+        side_by_side -= 1
+    return side_by_side, -(-len(labels) // side_by_side)
 
 
 def _told(value: str, mean: float, low: float, high: float) -> str:
