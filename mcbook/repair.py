@@ -23,6 +23,8 @@ from .paths.base import Path
 __all__ = ["Repair", "repair"]
 
 Moments = tuple[Tensor, Tensor]
+# below this share, a difference of two variances in float32 is rounding
+_CANCELLED = 1e-5
 
 
 def repair(
@@ -113,7 +115,6 @@ def repair(
         >>> middle = mc.repair(mc.LinearPath(a, b), 0.5, data.train.x)
     """
     expect(path, Path, "a path, such as LinearPath(a, b)")
-    path.at(t)  # a wrong t is refused before anything is measured
     model, _ = Repair(path, x, closed_form, fuse, layers, output, batch_size).at(t)
     return model
 
@@ -125,7 +126,7 @@ class Repair:
         path: see `repair`.
         x: see `repair`.
         closed_form: see `repair`.
-        fuse: see `repair`; None folds where that leaves the names of all tensors as they are.
+        fuse: see `repair`; None folds what can be folded.
         layers: see `repair`.
         output: see `repair`.
         batch_size: see `repair`.
@@ -150,7 +151,9 @@ class Repair:
             )
         a, b = (path.model_at(t) for t in (0.0, 1.0))
         self._axes = correctable(a, x[:1], layers, output, bool(fuse))
-        self._folded = [name for name in self._axes if (_fits(a, name) if fuse is None else fuse)]
+        self._folded = [
+            name for name in self._axes if fuse or (fuse is None and not unfoldable(a, name))
+        ]
         gauges, self._ends = zip(*(self._measured_end(model) for model in (a, b)), strict=True)
         self._covariances: dict[int, Tensor] | None = None
         if closed_form:
@@ -179,8 +182,11 @@ class Repair:
             u, v = self._path.coefficients(t).tolist()
             for i, covariance in self._covariances.items():
                 (mean_a, variance_a), (mean_b, variance_b) = start[i], end[i]
-                variance = u * u * variance_a + v * v * variance_b + 2 * u * v * covariance
-                gauges[i].store(torch.lerp(mean_a, mean_b, v), variance.clamp_min(0))
+                apart = u * u * variance_a + v * v * variance_b
+                variance = apart + 2 * u * v * covariance
+                # where the ends cancel, only rounding is left
+                variance = torch.where(variance > _CANCELLED * apart, variance, 0)
+                gauges[i].store(torch.lerp(mean_a, mean_b, v), variance)
         for name in self._folded:
             fold_(unwrap_(model, name), corrections[name])
         if list(model.state_dict()) != names:
@@ -211,11 +217,6 @@ class Repair:
 
         measure_(model, [keeping(*pair) for pair in enumerate(gauges)], self._x, self._batch_size)
         return gauges, kept
-
-
-def _fits(model: nn.Module, name: str) -> bool:
-    """Whether a correction can be folded into a layer that has a bias for it."""
-    return not unfoldable(model, name) and model.get_submodule(name).bias is not None
 
 
 def _check_images(x: Tensor) -> None:

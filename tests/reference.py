@@ -6,6 +6,7 @@ Nothing here is fast, and nothing here calls what it is compared with.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -212,3 +213,119 @@ def train_mlp(
             slope = (slope @ w[f"{layer}.weight"]) * (h > 0)
         step(w, gradient, state)
     return w
+
+
+# singular vectors ---------------------------------------------------------------------------
+
+
+def singular_triples(blocks: Sequence[np.ndarray]) -> list[tuple[float, int, list, list]]:
+    """Value, block, left and right vector of every triple, the largest value first."""
+    found = []
+    for number, block in enumerate(blocks):
+        u, s, vt = np.linalg.svd(block, full_matrices=False)
+        found += [(s[i], number, u[:, i].tolist(), vt[i].tolist()) for i in range(len(s))]
+    return sorted(found, key=lambda triple: -triple[0])
+
+
+def singular_sums(
+    a: Sequence[np.ndarray], b: Sequence[np.ndarray], gamma: float
+) -> tuple[float, float, int, int]:
+    """Over pairs of triples of one layer's blocks, with values from `gamma` times the largest on.
+
+    The sum of `(u·u)(v·v)`, that of `s s (u·u)(v·v)`, and how many triples of A and of B took part.
+    """
+    large = []
+    for blocks in (a, b):
+        every = singular_triples(blocks)
+        large.append([triple for triple in every if triple[0] / every[0][0] >= gamma])
+    plain, weighted = [], []
+    for s, block, u, v in large[0]:
+        for s_other, other, u_other, v_other in large[1]:
+            if block == other:
+                uu = math.fsum(x * y for x, y in zip(u, u_other, strict=True))
+                vv = math.fsum(x * y for x, y in zip(v, v_other, strict=True))
+                plain.append(uu * vv)
+                weighted.append(s * s_other * uu * vv)
+    return math.fsum(plain), math.fsum(weighted), len(large[0]), len(large[1])
+
+
+def patches(
+    image: np.ndarray, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> list[list[float]]:
+    """What a convolution's kernel sees of a padded image `[c, h, w]`, position by position."""
+    c, h, w = image.shape
+    (kh, kw), (sh, sw), (dh, dw) = kernel, stride, dilation
+    seen = []
+    for top in range(0, h - dh * (kh - 1), sh):
+        for left in range(0, w - dw * (kw - 1), sw):
+            patch = []
+            for channel in range(c):
+                for i in range(kh):
+                    for j in range(kw):
+                        patch.append(float(image[channel, top + i * dh, left + j * dw]))
+            seen.append(patch)
+    return seen
+
+
+def second_moment(vectors: Sequence[Sequence[float]]) -> np.ndarray:
+    """The mean of `z zᵀ`."""
+    total = np.zeros((len(vectors[0]), len(vectors[0])))
+    for z in vectors:
+        total += np.outer(z, z)
+    return total / len(vectors)
+
+
+# Taylor -------------------------------------------------------------------------------------
+
+
+def derivatives(
+    a: nn.Module, b: nn.Module, x: Tensor, y: Tensor, h: float = 1e-4
+) -> tuple[float, float, float]:
+    """The loss at A and its first two derivatives towards B, by central differences."""
+
+    def loss(t: float) -> float:
+        model = copy.deepcopy(a).double()
+        model.load_state_dict(mixture(a.state_dict(), b.state_dict(), t))
+        return evaluate(model, x, y)[0]
+
+    before, here, after = loss(-h), loss(0.0), loss(h)
+    return here, (after - before) / (2 * h), (after - 2 * here + before) / h**2
+
+
+# assignments and groups ---------------------------------------------------------------------
+
+
+def gained(gain: np.ndarray, p: Sequence[int]) -> float:
+    """`Σ_i gain[i, p[i]]`."""
+    return math.fsum(float(gain[i, j]) for i, j in enumerate(p))
+
+
+def best_assignment(gain: np.ndarray) -> float:
+    """The largest `Σ_i gain[i, p[i]]` of all permutations, one after the other."""
+    return max(gained(gain, p) for p in itertools.permutations(range(len(gain))))
+
+
+def group_elements(
+    sizes: Sequence[int], parents: Sequence[Sequence[tuple[int, np.ndarray]]]
+) -> list[list[list[int]]]:
+    """All elements of a group of classes in blocks: per class, slot `i` takes unit `p[i]`.
+
+    Class after class, slot after slot, every unit is tried that is not taken and whose blocks are
+    those that came to the slot's.
+    """
+    found: list[list[list[int]]] = []
+
+    def choose(element: list[list[int]], p: list[int]) -> None:
+        k = len(element)
+        if k == len(sizes):
+            found.append(element)
+        elif len(p) == sizes[k]:
+            choose([*element, p], [])
+        else:
+            for unit in range(sizes[k]):
+                fits = all(block[unit] == element[a][block[len(p)]] for a, block in parents[k])
+                if fits and unit not in p:
+                    choose(element, [*p, unit])
+
+    choose([], [])
+    return found

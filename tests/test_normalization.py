@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import mcbook as mc
-from mcbook import normalization
+from mcbook import moments
 from tests import reference
 
 
@@ -128,7 +128,7 @@ def test_too_little_memory_only_means_smaller_batches(
 ) -> None:
     model = network(tiny, "convnet")
     whole = mc.reset_batch_norm(model, tiny.train.x)
-    monkeypatch.setattr(normalization, "_MEMORY", 1)
+    monkeypatch.setattr(moments, "_MEMORY", 1)
     assert_statistics(mc.reset_batch_norm(model, tiny.train.x), whole, 1e-5)
 
 

@@ -226,11 +226,11 @@ def _normalized(
     use_input_stats: bool = True,
 ) -> Tensor:
     """Batch or instance norm with the statistics that are stored, if that is what is asked for."""
-    measured = use_input_stats if func is F.instance_norm else training
+    flag = "use_input_stats" if func is F.instance_norm else "training"
+    # by position, instance norm's flag comes where batch norm's does
+    measured = (func is F.instance_norm and use_input_stats) if training is None else training
     if measured or running_mean is None or running_var is None:
-        flag = "use_input_stats" if func is F.instance_norm else "training"
-        options = {flag: measured, "momentum": momentum, "eps": eps}
-        return func(input, running_mean, running_var, weight, bias, **options)
+        return func(input, None, None, weight, bias, **{flag: True}, eps=eps)
     scale = torch.rsqrt(running_var + eps)
     if weight is not None:
         scale = scale * weight

@@ -7,6 +7,7 @@
 | `spec` | the result: which axes of which tensors belong to which space |
 | `permuting` | a network with its units in another order |
 | `verification` | does a spec hold? checked with numbers, with a control |
+| `activations`, `flow`, `replaying` | where units show themselves in a run; what they do there |
 | `handmade`, `storage`, `report` | specs written by hand, on disk, and as a table |
 | `units`, `labels`, `movement`, `rules`, `probing`, `solving`, `group` | how the trace works |
 """

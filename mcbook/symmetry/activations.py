@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 from .. import weights
 from ..errors import IncompatibleError, expect
 from .context import Call, Rule, Trace, storage_of
-from .examples import check_module, explained, make_example
+from .examples import TraceError, check_module, explained, make_example
 from .flow import Flow
 from .labels import Axes, Label
 from .parts import Slots
@@ -205,12 +205,15 @@ class _Mapping:
         links = coo_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(n, n))
         size, self.component = connected_components(links, directed=False)
         self.unit = np.full(size, -1)
-        self.rank = np.full(size, np.iinfo(np.int64).max)
+        # several positions of one unit on one axis may be one to the trace, too
+        self.rank = np.full(n, -1)
+        self.rank_of_component = np.full(size, np.iinfo(np.int64).max)
         self.known = np.zeros(size, bool)
         for name, parts in spec.slots.items():
             for part in parts if name in trace.weights else ():
                 x = trace.weights[name][1].arrays.get(part.axes)
                 if x is not None:
+                    self.rank[x] = part.rank
                     self._learn(name, self.component[x.reshape(-1)], part)
 
     def _learn(self, name: str, component: np.ndarray, part: Slots) -> None:
@@ -225,7 +228,7 @@ class _Mapping:
                 f"found two units in one on axis {part.axes[-1]} of {name}; spec.verify says "
                 f"whether it holds, and weight matching does not look at activations"
             )
-        np.minimum.at(self.rank, component, part.rank.reshape(-1)[free])
+        np.minimum.at(self.rank_of_component, component, part.rank.reshape(-1)[free])
 
     def of(self, units: np.ndarray) -> np.ndarray:
         """The class of every unit, -1 where there is none."""
@@ -257,12 +260,13 @@ class _Mapping:
                 elif only is None or k in only:
                     present.add(k)
                     rest = tuple(sorted(moving - set(axes)))
-                    slots.append(Standing(axes, mine, self._ranks(mine, arrays[axes]), rest))
+                    ranks = self._ranks(mine, found.label.arrays[axes])
+                    slots.append(Standing(axes, mine, ranks, rest))
         for axes, k, mine in made_of:
             if k not in present and (only is None or k in only):
                 present.add(k)
                 rest = tuple(sorted(moving - set(axes)))
-                ranks = self._ranks(mine, arrays[axes])
+                ranks = self._ranks(mine, found.label.arrays[axes])
                 slots.append(Standing(axes, mine, ranks, rest, mixed=True))
         return slots
 
@@ -276,10 +280,16 @@ class _Mapping:
             else:
                 yield from self._above(above, mine)
 
-    def _ranks(self, units: np.ndarray, component: np.ndarray) -> np.ndarray:
-        """Which of its unit's positions each position is: as on the weights, then in order."""
-        u, c = units.reshape(-1), component.reshape(-1)
-        order = np.lexsort((np.arange(len(u)), self.rank[c], u))
+    def _ranks(self, units: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Which of its unit's positions each position is: as on the weights, then in order.
+
+        Args:
+            units: the units of the spec.
+            x: those of the trace.
+        """
+        u, own = units.reshape(-1), self.rank[x].reshape(-1)
+        shared = self.rank_of_component[self.component[x]].reshape(-1)
+        order = np.lexsort((np.arange(len(u)), np.where(own < 0, shared, own), u))
         starts = np.r_[0, np.flatnonzero(np.diff(u[order])) + 1]
         first = np.repeat(starts, np.diff(np.r_[starts, len(order)]))
         rank = np.empty(len(u), np.int64)
@@ -313,7 +323,10 @@ def find_sites(model: nn.Module, spec: PermutationSpec, example: Any = None) -> 
         follow(model, survey, example)
     except Exception as error:
         last = survey.operations[-1] if survey.operations else ""
-        raise explained(error, survey.module, last, example) from error
+        raise TraceError(
+            f"activations cannot be looked at, since "
+            f"{explained(error, survey.module, last, example)} (weight matching needs no more)"
+        ) from error
     mapping = _Mapping(survey, spec)
     read = [(found, mapping.standing(found)) for found in survey.read]
     seen = _seen(mapping, [s for _, slots in read for s in slots if not s.mixed])

@@ -50,7 +50,7 @@ class _Replay:
 
     def _hand_over(self, site: Site, x: Tensor) -> None:
         more = x.ndim - len(site.shape)
-        if False:  # products take any number of axes before the last
+        if more > 0:  # products take any number of axes before the last
             x = x.flatten(0, more)
         elif more < 0:
             x = x.reshape(*(1,) * -more, *x.shape)

@@ -121,7 +121,7 @@ def plot_barriers(
                 label=str(label),
             )
             sentences.append(labelled(str(label), f"{said} by {along}: {'; '.join(told)}"))
-        _axis(axes, levels, places, numeric)
+        _axis(axes, levels, places, numeric, gap * (0.15 * len(labels) + 0.02))
         axes.set_xlabel(along)
         # with a legend, on a line of its own above it, or several
         in_a_row, lines = _legend_rows(labels) if group else (1, 0)
@@ -155,10 +155,13 @@ def _places(levels: list, spacing: str) -> dict:
     return {value: float(np.log2(value) if spacing == "log" else value) for value in levels}
 
 
-def _axis(axes: Axes, levels: list, places: dict, numeric: bool) -> None:
-    """Ticks at the values that were measured, and nowhere else; labels where there is room."""
+def _axis(axes: Axes, levels: list, places: dict, numeric: bool, reach: float) -> None:
+    """Ticks at the values that were measured, and nowhere else; labels where there is room.
+
+    `reach` is how far marks stand beside their value.
+    """
     at = [places[value] for value in levels]
-    room = 0.08 * (max(at) - min(at)) or 0.5
+    room = max(0.08 * (max(at) - min(at)) or 0.5, reach)
     labels: list[str] = []
     last = -np.inf
     for value, place in zip(levels, at, strict=True):

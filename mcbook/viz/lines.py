@@ -8,7 +8,7 @@ import numpy as np
 
 from mcbook.analysis.statistics import interval
 from mcbook.viz.figure import Figure, show
-from mcbook.viz.panels import add_legend, some
+from mcbook.viz.panels import add_legend, set_scales, some
 from mcbook.viz.style import PANEL, SINGLE, figure_style, new_figure, series
 from mcbook.viz.tables import distinct, wanted_columns
 from mcbook.viz.wording import count, labelled, number
@@ -80,17 +80,13 @@ def plot_lines(
                 rows += [{**where, **row} for row in found]
                 name = ", ".join(str(part) for part in where.values())
                 sentences.append(labelled(name, _told(found, said, along)))
-            if log_x:
-                axes.set_xscale("log")
-            if log_y:
-                axes.set_yscale("log")
+            set_scales(axes, log_x, log_y)
             axes.set_xlabel(along)
             title = said if panel is None else f"{place}: {said}"
             axes.set_title(title[:1].upper() + title[1:])
             if group is not None:
-                add_legend(figure, axes)
-        if panel is not None:
-            _same_limits(figures)
+                add_legend(figure, axes, below=True)
+        _same_limits(figures, from_zero=not log_y)
     repetitions = max(row["pairs"] for row in rows)
     if caption is None and repetitions > 1:
         caption = (
@@ -140,12 +136,13 @@ def _draw(axes: Axes, found: list[dict[str, float]], index: int, lines: int, lab
     axes.fill_between(x, low, high, color=look.color, alpha=0.18, linewidth=0, zorder=1)
 
 
-def _same_limits(figures: list[Any]) -> None:
-    """One vertical scale for all panels, so that they can be compared."""
+def _same_limits(figures: list[Any], from_zero: bool) -> None:
+    """One vertical scale for all panels, so that they can be compared; a flat line looks flat."""
     axes = [figure.axes[0] for figure in figures]
     lows, highs = zip(*(one.get_ylim() for one in axes), strict=True)
+    low = min(0.0, *lows) if from_zero else min(lows)
     for one in axes:
-        one.set_ylim(min(lows), max(highs))
+        one.set_ylim(low, max(highs))
 
 
 def _told(found: list[dict[str, float]], said: str, along: str) -> str:

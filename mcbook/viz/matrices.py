@@ -99,7 +99,7 @@ def _squares(axes: Any, matrix: np.ndarray, scale: float) -> None:
         side = 0.92 * np.sqrt(abs(value) / scale)
         corner = (j + 1 - side / 2, i + 1 - side / 2)
         if value > 0:
-            look = {"facecolor": LIGHT["blue"], "linewidth": 0}
+            look: dict[str, Any] = {"facecolor": LIGHT["blue"], "linewidth": 0}
         else:
             look = {"facecolor": "none", "edgecolor": LIGHT["vermillion"], "linewidth": 1.0}
         axes.add_patch(Rectangle(corner, side, side, **look))

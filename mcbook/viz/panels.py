@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["What", "add_legend", "kinds_of", "mark_barrier", "set_limits", "set_path_axis", "some"]
+__all__ = [
+    "What",
+    "add_legend",
+    "kinds_of",
+    "mark_barrier",
+    "set_limits",
+    "set_path_axis",
+    "set_scales",
+    "some",
+]
 
 What = Literal["loss", "accuracy", "both"]
 
@@ -69,6 +78,26 @@ def set_limits(axes: Axes, values: np.ndarray, kind: str) -> None:
     room = max(high - low, 0.1)
     axes.set_ylim(max(0.0, min(low, high - room) - 0.06 * room), min(1.0, high) + 0.04 * room)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+
+
+def set_scales(axes: Axes, log_x: bool, log_y: bool) -> None:
+    """Logarithmic axes where they are asked for, with plain numbers.
+
+    Args:
+        axes: whose.
+        log_x: whether the horizontal axis is logarithmic.
+        log_y: whether the vertical axis is.
+    """
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    for wanted, axis, scale in (
+        (log_x, axes.xaxis, axes.set_xscale),
+        (log_y, axes.yaxis, axes.set_yscale),
+    ):
+        if wanted:
+            scale("log")
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
 
 
 def set_path_axis(axes: Axes, ends: tuple[str, str] = ("A", "B")) -> None:
@@ -200,17 +229,18 @@ def _free(
     return best
 
 
-def add_legend(figure: Figure, axes: Axes) -> None:
+def add_legend(figure: Figure, axes: Axes, below: bool = False) -> None:
     """A legend in the line of the title where it fits, else below.
 
     Args:
         figure: which grows where the legend stands below.
         axes: with every series already drawn.
+        below: put it below in any case, where titles are long.
     """
     handles, labels = axes.get_legend_handles_labels()
     width = figure.get_size_inches()[0] * 72
     needed = 9 * len(axes.get_title()) + sum(48 + 6.5 * len(label) for label in labels)
-    if needed < width - 40:
+    if needed < width - 40 and not below:
         axes.legend(
             handles,
             labels,

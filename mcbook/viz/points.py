@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mcbook.viz.figure import Figure, show
-from mcbook.viz.panels import add_legend
+from mcbook.viz.panels import add_legend, set_scales
 from mcbook.viz.style import SINGLE, figure_style, new_figure, series
 from mcbook.viz.tables import distinct, wanted_columns
 from mcbook.viz.wording import count, labelled, number
@@ -75,17 +75,11 @@ def plot_points(
             ]
             told = f"{count(len(rows), 'mark')}, {spans[0]}, {spans[1]}"
             sentences.append(labelled(str(label), told))
-        if log_x:
-            axes.set_xscale("log")
-        if log_y:
-            axes.set_yscale("log")
-        else:
-            bottom, top = axes.get_ylim()
-            axes.set_ylim(min(0.0, bottom), top)
+        set_scales(axes, log_x, log_y)
         axes.set_xlabel(along)
         axes.set_title(said[:1].upper() + said[1:])
         if group is not None:
-            add_legend(figure, axes)
+            add_legend(figure, axes, below=True)
     order = float(np.corrcoef(table[[x, y]].rank().to_numpy().T)[0, 1]) if len(table) > 2 else 0.0
     if len(table) > 2 and np.isfinite(order):
         sentences.append(f"Rank correlation of all marks: {number(order)}.")

@@ -17,6 +17,7 @@ import mcbook as mc
 from mcbook import weights
 from mcbook.analysis import profiles
 from mcbook.paths import Path
+from mcbook.repair import Repair, repair
 from tests import reference
 
 LOSSES = st.lists(st.floats(0, 50), min_size=2, max_size=20)
@@ -276,6 +277,90 @@ def test_fewer_than_two_points_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=f"at least 2 points, found {points}"):
         mc.profile(line(endpoints), tiny, points)
+
+
+# REPAIR -------------------------------------------------------------------------------------
+
+
+def weight_normed() -> nn.Module:
+    norm = nn.utils.parametrizations.weight_norm
+    return nn.Sequential(nn.Flatten(), norm(nn.Linear(64, 8)), nn.ReLU(), nn.Linear(8, 10))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "options", "replays"),
+    [
+        ("mlp", {"width": (8, 7)}, True),
+        ("mlp", {"width": (8, 7), "bias": False}, True),
+        ("mlp", {"width": 8, "standardize": True, "norm": "layer"}, True),
+        ("mlp", {"width": 8, "norm": "batch"}, True),
+        ("convnet", {"width": 3}, True),
+        ("convnet", {"width": 3, "norm": None}, True),
+        ("convnet", {"width": 3, "norm": "group"}, True),
+        ("weight norm", {}, False),
+    ],
+)
+def test_repaired_profiles_are_repaired_models_one_by_one(
+    tiny: mc.Data, name: str, options: dict, replays: bool, precision: str
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        a, b = (
+            weight_normed() if name == "weight norm" else mc.build_model(name, tiny, s, **options)
+            for s in (0, 1)
+        )
+    with torch.no_grad():  # far from 0, so that a repair is seen
+        for p in (*a.parameters(), *b.parameters()):
+            p.mul_(3)
+    path = mc.LinearPath(a, b)
+    assert (profiles.FirstLayer.of(path, tiny.test.x, 32) is not None) == replays
+    prof = mc.profile(path, tiny, 5, normalization="repair", batch_size=32, precision=precision)
+    assert prof.normalization == "repair"
+    near = {"rtol": 1e-4, "atol": 1e-5} if precision == "float32" else {"rtol": 0.02, "atol": 0.02}
+    for split in ("train", "test"):
+        losses = []
+        for t in prof.table["t"]:
+            model = repair(path, t, tiny.train.x, fuse=name != "weight norm")
+            loss, accuracy = mc.evaluate(model, tiny.split(split))
+            row = prof.table[prof.table["t"] == t].iloc[0]
+            losses.append(loss)
+            if precision == "float32":
+                assert math.isclose(row[f"{split}_accuracy"], accuracy, abs_tol=1e-9)
+        np.testing.assert_allclose(prof.table[f"{split}_loss"], losses, **near)
+    plain = mc.profile(path, tiny, 5).table
+    ends = [0, -1]
+    np.testing.assert_allclose(
+        prof.table["test_loss"].iloc[ends], plain["test_loss"].iloc[ends], **near
+    )
+    assert not np.allclose(prof.table["test_loss"][1:4], plain["test_loss"][1:4], rtol=0.01)
+    for column in ("distance_a", "distance_b"):  # those of the path
+        np.testing.assert_array_equal(prof.table[column], plain[column])
+
+
+def test_both_ends_are_measured_once(
+    endpoints: list[nn.Module], tiny: mc.Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+    plain = Repair._measured_end
+
+    def counting(self: Repair, model: nn.Module) -> object:
+        measured.append(model)
+        return plain(self, model)
+
+    monkeypatch.setattr(Repair, "_measured_end", counting)
+    mc.profile(line(endpoints), tiny, 9, normalization="repair")
+    assert len(measured) == 2
+
+
+def test_repair_measures_on_the_same_training_images_as_the_reset(
+    endpoints: list[nn.Module], small: mc.Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiles, "_STATISTICS_IMAGES", 100)
+    prof = mc.profile(line(endpoints), small, 3, ("test",), normalization="repair")
+    model = repair(line(endpoints), 0.5, profiles._statistics_images(small))
+    loss, _ = mc.evaluate(model, small.test)
+    assert math.isclose(prof.table["test_loss"].iloc[1], loss, rel_tol=1e-4)
 
 
 # the phenomenon -----------------------------------------------------------------------------

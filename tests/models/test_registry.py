@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,12 +14,21 @@ ALL = {
     "lenet5": {"width": 0.5},
     "convnet": {"width": 2},
     "resnet20": {"width": 1},
+    "vgg11": {"width": 2},
+    "vgg16": {"width": 2},
 }
 
 
 @pytest.fixture(scope="module")
 def large(digits: mc.Data) -> mc.Data:
     return mc.load_data("digits", device="cpu", size=12).subset(train=20, test=10)
+
+
+@pytest.fixture(scope="module")
+def fitting(large: mc.Data) -> Callable[[str], mc.Data]:
+    """Images that an architecture can take."""
+    larger = mc.load_data("digits", device="cpu", size=32).subset(train=20, test=10)
+    return lambda name: larger if name.startswith("vgg") else large
 
 
 def test_these_are_all() -> None:
@@ -31,8 +41,9 @@ def test_these_are_all() -> None:
 
 @pytest.mark.usefixtures("same_random_state")
 @pytest.mark.parametrize("name", ALL)
-def test_weights_follow_from_the_seed_alone(large: mc.Data, name: str) -> None:
-    first, again, other = (mc.build_model(name, large, seed=s, **ALL[name]) for s in (0, 0, 1))
+def test_weights_follow_from_the_seed_alone(fitting: Callable, name: str) -> None:
+    data = fitting(name)
+    first, again, other = (mc.build_model(name, data, seed=s, **ALL[name]) for s in (0, 0, 1))
     x, y, z = (m.state_dict() for m in (first, again, other))
     assert all(torch.equal(x[key], y[key]) for key in x)
     assert not all(torch.equal(x[key], z[key]) for key in x)
@@ -42,10 +53,11 @@ def test_weights_follow_from_the_seed_alone(large: mc.Data, name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("standardize", [False, True])
 def test_a_network_carries_its_shape_and_how_it_was_made(
-    large: mc.Data, name: str, standardize: bool
+    fitting: Callable, name: str, standardize: bool
 ) -> None:
-    model = mc.build_model(name, large, seed=3, standardize=standardize, **ALL[name])
-    assert model.example_shape == (1, 12, 12)
+    data = fitting(name)
+    model = mc.build_model(name, data, seed=3, standardize=standardize, **ALL[name])
+    assert model.example_shape == data.shape
     assert model.architecture["name"] == name
     assert model.architecture["classes"] == 10
     assert model(torch.rand(2, *model.example_shape)).shape == (2, 10)
@@ -119,6 +131,9 @@ def test_images_too_small_are_refused_with_both_sizes(digits: mc.Data) -> None:
         mc.build_model("lenet5", digits)
     with pytest.raises(ValueError, match="at least 4 × 4 for resnet20, found 3 × 3"):
         mc.build_model("resnet20", mc.load_data("digits", device="cpu", size=3))
+    for name in ("vgg11", "vgg16"):
+        with pytest.raises(ValueError, match=f"32 × 32 pixels for {name}, found 8 × 8; .*size=32"):
+            mc.build_model(name, digits)
 
 
 def test_a_new_architecture_is_a_function(tiny: mc.Data, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,6 +213,13 @@ def _tokens(batch: int, length: int = 7, vocabulary: int = 11) -> Tensor:
 
 _S8 = (3, 8, 8)
 EXTRA: dict[str, Case] = {
+    # the maps of each convolution, and nothing else
+    "vgg11_narrow": _exactly(
+        _mcbook("vgg11", width=8), S32, 8, 344, 8, 16, 32, 32, 64, 64, 64, 64
+    ),
+    "vgg16_narrow": _exactly(
+        _mcbook("vgg16", width=4, norm=None), S32, 13, 264, 4, 4, 8, 8, *[16] * 3, *[32] * 6
+    ),
     # skip and first maps are one, then the low ones, those of the transposed convolution, the mix
     "unet": _exactly(unet, (2, 8, 8), 4, 40, 8, 16, 8, 8),
     # the four gates and the cell of a unit go together
