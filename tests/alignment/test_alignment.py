@@ -43,11 +43,10 @@ def test_its_line_says_how_far_it_came() -> None:
     assert al.facts == {}
 
 
-def test_it_cannot_be_changed_and_is_only_equal_to_itself() -> None:
+def test_it_cannot_be_changed_and_equals_no_other() -> None:
     al = mc.Alignment(nn.Linear(2, 2), mc.Permutation({"h": [1, 0]}), [1.0], "by hand")
     with pytest.raises(dataclasses.FrozenInstanceError):
         al.method = "other"  # type: ignore[misc]
-    assert al == al  # noqa: PLR0124
     assert al != copy.copy(al)
 
 
@@ -213,7 +212,7 @@ OPTIONS = [
     ),
     (
         {"start": mc.Permutation({"linear1": range(9), "linear2": range(6)})},
-        mc.IncompatibleError, "expected a permutation of 8 units in space 'linear1', found one of 9",
+        mc.IncompatibleError, "a permutation of 8 units in space 'linear1', found one of 9",
     ),
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What a move gains, against networks that were permuted; what is kept, against what is made anew."""
+"""What a move gains, against permuted networks; what is kept, against what is made anew."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_what_is_kept_stays_right_after_any_moves(name: str, moves: list[tuple[i
 
 @pytest.mark.parametrize("name", ["lenet5", "encoder", "lstm"])
 def test_other_weights_in_the_place_of_a(name: str) -> None:
-    a, b, spec, both = make(name)
+    _, b, spec, both = make(name)
     both.put(spec.element(spec.random(4)))
     for k in spaces(spec):
         both.gain(k)

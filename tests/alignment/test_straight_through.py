@@ -90,9 +90,7 @@ def test_it_finds_what_the_loss_asks_for(nets: list[nn.Module], data: mc.Data) -
 
 
 @pytest.mark.xfail(reason="losses that only equal the lowest so far are listed, too")
-def test_the_objective_lists_only_what_became_better(
-    nets: list[nn.Module], data: mc.Data
-) -> None:
+def test_the_objective_lists_only_what_became_better(nets: list[nn.Module], data: mc.Data) -> None:
     al = learn(nets, data, lr=1e-9)  # nothing moves
     assert len(al.facts["history"]) == 4
     assert len(al.objective) == 1
@@ -109,9 +107,7 @@ def test_from_a_it_begins_with_weight_matching(nets: list[nn.Module], data: mc.D
         assert len(al.facts["history"]) == 1
 
 
-def test_from_an_alignment_or_permutation_it_goes_on(
-    nets: list[nn.Module], data: mc.Data
-) -> None:
+def test_from_an_alignment_or_permutation_it_goes_on(nets: list[nn.Module], data: mc.Data) -> None:
     matched = mc.weight_matching(*nets, restarts=3)
     for start in (matched, matched.permutation):
         al = learn(nets, data, epochs=0, start=start)
@@ -172,9 +168,7 @@ def test_statistics_of_the_networks_do_not_count(convnets: list[nn.Module], data
 
 
 @pytest.mark.usefixtures("same_random_state")
-def test_nothing_given_changes(
-    nets: list[nn.Module], data: mc.Data, untouched: Callable
-) -> None:
+def test_nothing_given_changes(nets: list[nn.Module], data: mc.Data, untouched: Callable) -> None:
     x = data.train.x.clone()
     same = [untouched(m) for m in nets]
     learn(nets, data)
@@ -383,9 +377,7 @@ def test_no_images(nets: list[nn.Module], data: mc.Data) -> None:
 
 @pytest.mark.xfail(reason="the next assignment fails first, with a ValueError")
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_run_that_diverges_says_so(
-    nets: list[nn.Module], data: mc.Data, optimizer: str
-) -> None:
+def test_a_run_that_diverges_says_so(nets: list[nn.Module], data: mc.Data, optimizer: str) -> None:
     with pytest.raises(FloatingPointError, match="smaller learning rate"):
         learn(nets, data, lr=1e40, optimizer=optimizer)
 
