@@ -329,3 +329,22 @@ def group_elements(
 
     choose([], [])
     return found
+
+
+# activations --------------------------------------------------------------------------------
+
+
+def similarity(x: np.ndarray, y: np.ndarray, cost: str) -> np.ndarray:
+    """How alike the columns of two matrices are, each entry from its definition."""
+    found = np.zeros((x.shape[1], y.shape[1]))
+    for i in range(x.shape[1]):
+        for j in range(y.shape[1]):
+            u, v = x[:, i], y[:, j]
+            if cost == "correlation":
+                varies = (u != u[0]).any() and (v != v[0]).any()
+                found[i, j] = np.corrcoef(u, v)[0, 1] if varies else 0.0
+            elif cost == "dot":
+                found[i, j] = np.mean(u * v)
+            else:
+                found[i, j] = -np.mean((u - v) ** 2)
+    return found

@@ -40,6 +40,12 @@ CONTRACT = [
     "Permutation",
     "PermutationSpec",
     "plot_symmetry",
+    "weight_matching",
+    "activation_matching",
+    "straight_through",
+    "match_many",
+    "singular_alignment",
+    "repair",
 ]
 
 
@@ -89,7 +95,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def core() -> list[ModuleType]:
     names = [m.name for m in pkgutil.iter_modules(mc.__path__) if m.name not in ("__main__", "viz")]
-    for part in ("models", "paths", "analysis", "symmetry", "symmetry/rules"):
+    for part in ("models", "paths", "alignment", "analysis", "symmetry", "symmetry/rules"):
         folder = str(Path(mc.__file__).parent / part)
         names += [f"{part.replace('/', '.')}.{m.name}" for m in pkgutil.iter_modules([folder])]
     return [sys.modules[f"mcbook.{n}"] for n in names if f"mcbook.{n}" in sys.modules]

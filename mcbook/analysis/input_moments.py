@@ -2,7 +2,7 @@
 
 For a layer with the matrix `W [m, n]` that reads vectors `z [n]`,
 
-    C = E[z zᵀ],    so that    E|W z|² = |W C^(1/2)|².
+    C = E[z zᵀ],    so that    E ‖W z‖² = ‖W C^(1/2)‖².
 
 The mean is over all images, and over all positions (patches, tokens) of each.  It is not centred:
 a layer acts on its input, not on the deviation from the mean.  Images pass in batches, products are

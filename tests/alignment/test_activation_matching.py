@@ -1,4 +1,4 @@
-"""Activation matching: what is planted is found, moments are those of all rows at once."""
+"""Activation matching: what is planted is found, what is best is chosen, and on which images."""
 
 from __future__ import annotations
 
@@ -19,78 +19,9 @@ from torch import Tensor, nn
 import mcbook as mc
 from mcbook.alignment import activation_matching
 from mcbook.alignment.activation_matching import balanced
-from mcbook.alignment.moments import Moments
 from mcbook.symmetry.activations import Site, find_sites
 from mcbook.symmetry.replaying import replay
-
-# moments
-
-
-def all_at_once(x: np.ndarray, y: np.ndarray, cost: str) -> np.ndarray:
-    """Every entry from its definition."""
-    found = np.zeros((x.shape[1], y.shape[1]))
-    for i, j in itertools.product(range(x.shape[1]), range(y.shape[1])):
-        u, v = x[:, i], y[:, j]
-        if cost == "correlation":
-            varies = u.std() > 0 and v.std() > 0
-            found[i, j] = np.corrcoef(u, v)[0, 1] if varies else 0
-        elif cost == "dot":
-            found[i, j] = np.mean(u * v)
-        else:
-            found[i, j] = -np.mean((u - v) ** 2)
-    return found
-
-
-@given(
-    st.integers(1, 40), st.integers(1, 5), st.integers(1, 5), st.integers(1, 13),
-    st.sampled_from(["correlation", "dot", "distance"]), st.integers(0, 10**6),
-)  # fmt: skip
-def test_streamed_moments_are_those_of_all_rows_at_once(
-    rows: int, n_a: int, n_b: int, batch: int, cost: str, seed: int
-) -> None:
-    generator = np.random.default_rng(seed)
-    x, y = (generator.normal(generator.normal(0, 5, n), 1, (rows, n)) for n in (n_a, n_b))
-    x[:, 0] = 3.7  # a unit that never varies
-    moments = Moments()
-    for part in range(0, rows, batch):
-        moments.add(*(torch.from_numpy(z[part : part + batch]) for z in (x, y)))
-    assert moments.count == rows
-    expected = (
-        all_at_once(x, y, cost) if rows > 1 or cost != "correlation" else np.zeros((n_a, n_b))
-    )
-    np.testing.assert_allclose(moments.similarity(cost).numpy(), expected, rtol=1e-9, atol=1e-9)
-
-
-def test_moments_keep_their_digits_far_from_zero() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(500, 3, generator=generator, dtype=torch.float64)
-    y = 0.6 * x + 0.8 * torch.randn(500, 3, generator=generator, dtype=torch.float64)
-    near, far = Moments(), Moments()
-    for one, other in zip(x.split(50), y.split(50), strict=True):
-        near.add(one, other)
-        far.add(one * 1e-3 + 900, other * 1e-3 - 700)
-    naive = (x * 1e-3 + 900).square().mean(0) - (x * 1e-3 + 900).mean(0).square()
-    assert ((naive - 1e-6 * x.var(0, correction=0)).abs() > 1e-10).any()
-    torch.testing.assert_close(far.similarity("correlation"), near.similarity("correlation"),
-                               rtol=1e-7, atol=1e-7)  # fmt: skip
-
-
-def test_a_constant_that_is_not_exact_in_binary_has_no_correlation() -> None:
-    moments = Moments()
-    for _ in range(7):
-        moments.add(torch.full((31, 2), 0.1), torch.randn(31, 3))
-    assert (moments.similarity("correlation") == 0).all()
-    assert moments.similarity("dot").abs().max() > 0
-
-
-def test_moments_of_half_precision_are_summed_in_double() -> None:
-    x = torch.rand(3000, 2).half()
-    moments = Moments()
-    for part in x.split(1000):
-        moments.add(part, part)
-    expected = all_at_once(x.double().numpy(), x.double().numpy(), "dot")
-    np.testing.assert_allclose(moments.similarity("dot").numpy(), expected, rtol=1e-12)
-
+from tests import reference
 
 # which images
 
@@ -263,7 +194,7 @@ def test_the_result_is_the_best_of_all_permutations(tiny: mc.Data) -> None:
         start = best = 0.0
         for depth, space in ((1, "linear1"), (2, "linear2")):
             x, y = (hidden(m, tiny.train.x)[depth - 1] for m in (a, b))
-            gain = all_at_once(x.double().numpy(), y.double().numpy(), cost)
+            gain = reference.similarity(x.double().numpy(), y.double().numpy(), cost)
             every = [list(p) for p in itertools.permutations(range(len(gain)))]
             values = [sum(gain[i, j] for i, j in enumerate(p)) for p in every]
             assert every[int(np.argmax(values))] == al.permutation[space].tolist()
