@@ -26,12 +26,15 @@ def assign(gain: np.ndarray) -> np.ndarray:
         gain: `[n, n]`; what slot `i` gains from unit `j`.
 
     Returns:
-        `[n]`, int64; the identity unless another is better by more than `1e-9 n max |gain|`.
+        `[n]`, int64; the identity unless another is better by more than `1e-9 n max |gain|`, and
+        of several that are equally good one that leaves what is tied in place.
 
     Raises:
         ValueError: when an entry is NaN or infinite.
     """
     n = len(gain)
+    if not np.isfinite(gain).all():
+        raise ValueError(f"expected finite gains, found NaN or infinite ones among {n} × {n}")
     still = np.arange(n)
     if n == 1:
         return still
@@ -49,6 +52,7 @@ def _reduced(gain: np.ndarray) -> np.ndarray:
     already: there the best assignment is not far from what is.
     """
     cost = -gain.astype(np.float64)
+    np.fill_diagonal(cost, cost.diagonal() - TOLERANCE / 2 * np.abs(cost).max())  # ties stay
     own = cost.diagonal().copy()
     u = cost.min(1)
     if (u == own).mean() > _SETTLED:
@@ -120,11 +124,16 @@ class Families:
                 else:
                     found[k] = assign(gains[k]) if k in gains else np.arange(c.size)
             else:
-                found[k] = self._inside(k, found, gains.get(k))
+                found[k] = self._inside(k, found, self._whole(k, gains))
         return {
             k: q for k, q in found.items()
             if self.classes[k].is_space and not np.array_equal(q, np.arange(len(q)))
         }  # fmt: skip
+
+    def inner(self, k: int) -> set[int]:
+        """All spaces whose best order is part of what moving the units of a class gains."""
+        found = set(self._inner(k))
+        return found.union(*(self.inner(child) for child in found))
 
     def _inner(self, k: int) -> list[int]:
         """The spaces that lie in the units of a class and in nothing else."""

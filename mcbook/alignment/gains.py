@@ -22,7 +22,7 @@ def compared(model: nn.Module, spec: PermutationSpec) -> dict[str, Tensor]:
     Running statistics of batch norm and other buffers move with their units, but they are no
     weights: they are left out.
     """
-    parameters = {name for name, _ in model.named_parameters()}
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     return {
         name: x
         for name, x in weights.of(model).items()
@@ -42,6 +42,7 @@ class Place:
         whole: whether these are all positions, in order.
         others: the classes besides on which the entries depend; the class itself where it stands
             on the tensor twice.
+        inside: the spaces that lie in the class and stand here.
     """
 
     tensor: str
@@ -49,6 +50,7 @@ class Place:
     order: np.ndarray
     whole: bool
     others: frozenset[int]
+    inside: frozenset[int] = frozenset()
 
     def slab(self, tensor: Tensor) -> Tensor:
         """The entries that belong to each unit: `[n, m]`."""
@@ -93,6 +95,7 @@ def places_of(spec: PermutationSpec, names: Collection[str]) -> list[list[Place]
                 at = np.flatnonzero(unit >= 0)
                 at = at[np.lexsort((part.rank.reshape(-1)[at], units[at], unit[at]))]
                 here = {x for x in on[name][i] if k not in above[x]}
+                inner = {x for x in on[name][i] if k in above[x] - {x}}
                 rest = [
                     on[name][j] for j, p in enumerate(parts) if not set(p.axes) & set(part.axes)
                 ]
@@ -103,6 +106,7 @@ def places_of(spec: PermutationSpec, names: Collection[str]) -> list[list[Place]
                         order=at.reshape(c.size, -1),
                         whole=len(at) == len(units) and bool((np.diff(at) == 1).all()),
                         others=frozenset(here.union(*rest)),
+                        inside=frozenset(x for x in inner if spec.classes[x].is_space),
                     )
                 )
         found.append(places)
@@ -133,7 +137,7 @@ class Pair:
     def __init__(self, spec: PermutationSpec, a: Mapping[str, Tensor], b: Mapping[str, Tensor]):
         self.spec = spec
         free = [name for name in a if any((p.units >= 0).any() for p in spec.slots.get(name, ()))]
-        self._start = {name: b[name].to(x).contiguous() for name, x in a.items()}
+        self._start = {name: b[name].to(_exact(x)).contiguous() for name, x in a.items()}
         self._b = dict(self._start)
         self._places = places_of(spec, free)
         self._moves = [0] * len(spec.classes)
@@ -142,7 +146,7 @@ class Pair:
 
     def compare_with(self, a: Mapping[str, Tensor]) -> None:
         """Put other weights in the place of A; B's units stay where they are."""
-        self._a = {name: x.contiguous() for name, x in a.items()}
+        self._a = {name: _exact(x).contiguous() for name, x in a.items()}
         self._dots = {name: _dot(x, self._b[name]) for name, x in self._a.items()}
         self._slabs: dict[tuple[int, int], Tensor] = {}
         self._spreads: dict[tuple[int, int], float] = {}
@@ -169,17 +173,25 @@ class Pair:
         """The classes on which the gains of some classes depend, and the other way round."""
         return {x for k in classes for place in self._places[k] for x in place.others}
 
-    def gain(self, k: int, settled: Collection[int] | None = None) -> np.ndarray | None:
+    def gain(
+        self,
+        k: int,
+        settled: Collection[int] | None = None,
+        without: Collection[int] = (),
+    ) -> np.ndarray | None:
         """What slot `i` of a class gains from the unit in slot `j`, `[n, n]`.
 
         Args:
             k: the class.
             settled: only tensors count whose other classes are all among these.
+            without: spaces inside the class; where these stand does not count.
 
         Returns:
             None where nothing counts.
         """
-        parts = [self._product(k, i) for i in self._counting(k, settled)]
+        counting = self._counting(k, settled)
+        counting = [i for i in counting if not self._places[k][i].inside & set(without)]
+        parts = [self._product(k, i) for i in counting]
         if not parts:
             return None
         total = sum(parts[1:], parts[0])
@@ -242,7 +254,7 @@ class Pair:
     def _product(self, k: int, i: int) -> Tensor:
         """`A_place B_placeᵀ` with B's units in their first order."""
         place = self._places[k][i]
-        seen = tuple(self._moves[x] for x in sorted(place.others))
+        seen = tuple(self._moves[x] for x in sorted(place.others | place.inside))
         kept = self._products.get((k, i))
         if kept is None or kept[0] != seen:
             start, end = self.spec.starts[k : k + 2]
@@ -251,6 +263,11 @@ class Pair:
             b = b.index_select(0, first.to(b.device))
             kept = self._products[k, i] = (seen, self._slab(k, i) @ b.T)
         return kept[1]
+
+
+def _exact(x: Tensor) -> Tensor:
+    """Half precision is too coarse to sum in, and NumPy does not know all of it."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _dot(x: Tensor, y: Tensor) -> float:

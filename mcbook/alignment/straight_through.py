@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from pathlib import Path
@@ -119,8 +120,16 @@ def straight_through(
             f"expected epochs from 0, a batch size from 1 and a learning rate above 0, found "
             f"{epochs}, {batch_size} and {lr}"
         )
+    learning_rate(schedule, lr, 0, 1)  # refuses an unknown one
     if not len(data.train):
         raise ValueError("expected at least one training image, found none")
+    if len(data.train) % batch_size == 1 and any(
+        isinstance(m, nn.BatchNorm1d) for m in a.modules()
+    ):
+        raise ValueError(
+            f"expected a batch_size whose last batch has at least two images (the network has "
+            f"BatchNorm1d layers), found {batch_size} for {len(data.train)} images"
+        )
     spec = check_networks([a, b], spec, example)
     device = next(a.parameters()).device
     run = _Run(a, b, data.to(device), spec, seed, start)
@@ -174,6 +183,7 @@ class _Run:
                 x.copy_(noise * x.std(correction=0) + x.mean())
         self.free = {name: x.requires_grad_() for name, x in free.items()}
         self.pair = Pair(spec, self._detached(), compared(b, spec))
+        self.given = not isinstance(start, str)
         if not isinstance(start, str):
             p = start.permutation if isinstance(start, Alignment) else start
             self.pair.put(spec.element(p))
@@ -192,8 +202,9 @@ class _Run:
         return {name: x.detach() for name, x in self.free.items()}
 
     def begin(self) -> None:
-        """The first permutation: that of weight matching with the free weights."""
-        self._match()
+        """The first permutation: what was given, or weight matching with the free weights."""
+        if not self.given:
+            self._match()
         self.best = self.pair.element
         self.losses = [self._midpoint()]
 
@@ -218,14 +229,17 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
+        if not all(bool(torch.isfinite(x).all()) for x in self._detached().values()):
+            raise FloatingPointError(
+                f"the free weights became NaN or infinite in epoch {self.epoch + 1}; a smaller "
+                f"learning rate may help"
+            )
 
     def finish_epoch(self) -> None:
         """Measure, and keep the permutation if it is the best so far."""
         self._match()
         loss = self._midpoint()
-        if not math.isfinite(loss) or not all(
-            bool(torch.isfinite(x).all()) for x in self._detached().values()
-        ):
+        if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the loss became {loss} in epoch {self.epoch + 1}; a smaller learning rate may "
                 f"help"
@@ -244,7 +258,8 @@ class _Run:
 
     def result(self) -> Alignment:
         """The best alignment of all epochs."""
-        best = [loss for i, loss in enumerate(self.losses) if loss <= min(self.losses[: i + 1])]
+        before = [math.inf, *itertools.accumulate(self.losses, min)]
+        best = [loss for loss, least in zip(self.losses, before, strict=False) if loss < least]
         history = pd.DataFrame({"epoch": range(len(self.losses)), "midpoint_loss": self.losses})
         p = permutation_of(self.spec, self.best)
         objective = [-loss for loss in best]

@@ -227,7 +227,9 @@ class Descent:
 
     def _gains(self, family: int, settled: set[int] | None) -> dict[int, np.ndarray]:
         self.visits += 1
-        found = {k: self.pair.gain(k, settled) for k in self._spaces(family)}
+        found = {
+            k: self.pair.gain(k, settled, self.families.inner(k)) for k in self._spaces(family)
+        }
         return {k: gain for k, gain in found.items() if gain is not None}
 
     def _visit(self, family: int) -> bool:

@@ -182,7 +182,6 @@ def test_the_network_that_differs_is_named() -> None:
         check_networks(models, None)
 
 
-@pytest.mark.xfail(reason="every buffer must be finite, constants too")
 def test_constants_that_are_infinite_are_no_weights() -> None:
     """The masks of attention are kept as buffers in many a network."""
 

@@ -138,12 +138,7 @@ def test_nothing_given_changes(untouched: Callable) -> None:
     assert not held & {x.data_ptr() for al in found for x in al.model.parameters()}
 
 
-HALF = pytest.mark.xfail(reason="numpy has no bfloat16")
-
-
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=HALF)]
-)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_objective_rises_in_other_precisions_too(dtype: torch.dtype) -> None:
     models, spec = three("residual", 4)
     models = [m.to(dtype) for m in models]

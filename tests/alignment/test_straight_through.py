@@ -89,7 +89,6 @@ def test_it_finds_what_the_loss_asks_for(nets: list[nn.Module], data: mc.Data) -
     assert np.mean(gains) > 0.05
 
 
-@pytest.mark.xfail(reason="losses that only equal the lowest so far are listed, too")
 def test_the_objective_lists_only_what_became_better(nets: list[nn.Module], data: mc.Data) -> None:
     al = learn(nets, data, lr=1e-9)  # nothing moves
     assert len(al.facts["history"]) == 4
@@ -114,10 +113,11 @@ def test_from_an_alignment_or_permutation_it_goes_on(nets: list[nn.Module], data
         assert al.permutation == matched.permutation  # a local optimum already
     p = mc.trace_symmetry(nets[0]).random(0)
     al = learn(nets, data, epochs=0, start=p, seed=4)
-    assert al.permutation == mc.weight_matching(*nets, start=p, seed=4).permutation
+    assert al.permutation == p  # measured as it is
+    al = learn(nets, data, epochs=1, start=p, seed=4)
+    assert al.permutation != p
 
 
-@pytest.mark.xfail(reason="matching goes on from what is given before it is measured")
 def test_no_worse_than_the_permutation_it_was_given(data: mc.Data) -> None:
     """One that the loss likes and the weights do not."""
     fresh = [mc.build_model("mlp", data, width=(12, 10), seed=s) for s in range(2)]
@@ -350,7 +350,6 @@ def test_options(
         learn(nets, data, **options)
 
 
-@pytest.mark.xfail(reason="a schedule is looked up at the first step")
 def test_unknown_schedules_are_refused_even_where_none_is_needed(
     nets: list[nn.Module], data: mc.Data
 ) -> None:
@@ -375,14 +374,12 @@ def test_no_images(nets: list[nn.Module], data: mc.Data) -> None:
         learn(nets, none)
 
 
-@pytest.mark.xfail(reason="the next assignment fails first, with a ValueError")
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_run_that_diverges_says_so(nets: list[nn.Module], data: mc.Data, optimizer: str) -> None:
     with pytest.raises(FloatingPointError, match="smaller learning rate"):
         learn(nets, data, lr=1e40, optimizer=optimizer)
 
 
-@pytest.mark.xfail(reason="PyTorch's own error, in the last step of the epoch")
 def test_batches_of_one_image_where_batch_norm_needs_more(data: mc.Data) -> None:
     models = [
         nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(),

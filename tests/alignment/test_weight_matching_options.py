@@ -191,12 +191,7 @@ def test_restarts_are_never_worse() -> None:
     assert gained >= 1
 
 
-HALF = pytest.mark.xfail(reason="numpy has no bfloat16")
-
-
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=HALF)]
-)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_other_precisions(dtype: torch.dtype) -> None:
     spec, a = spec_of("lenet5"), network("lenet5", 0)
     b, p = planted(a, spec, 1, 0.1)
@@ -262,7 +257,6 @@ def test_tied_weights_count_once_and_stay_tied() -> None:
     assert al.objective[-1] == pytest.approx(inner(a, al.model), rel=1e-12)
 
 
-@pytest.mark.xfail(reason="KeyError: the spec of A knows a weight that B names another way")
 def test_a_may_have_let_go_of_a_tie() -> None:
     a, b, _ = pair("tied_words")
     loose = copy.deepcopy(a)
@@ -330,21 +324,21 @@ def test_twins_stay_where_all_else_is_in_order() -> None:
         assert mc.weight_matching(a, copy.deepcopy(a), spec, start=start).permutation.is_identity()
 
 
-@pytest.mark.xfail(reason="of tied units some change places when others gain")
 def test_dead_units_stay_while_others_move() -> None:
     data = mc.load_data("digits", device="cpu")
-    a, b = (mc.build_model("mlp", data, width=12, seed=s).double() for s in range(2))
     dead = [2, 3, 7, 10]
-    with torch.no_grad():
-        for model in (a, b):
-            model.linear1.weight[dead] = 0
-            model.linear1.bias[dead] = 0
-            model.output.weight[:, dead] = 0
-            for x in model.parameters():
-                x.abs_()  # so that a dead unit is the last one wants
-    al = mc.weight_matching(a, b)
-    assert al.permutation.moved > 4
-    assert al.permutation["linear1"][dead].tolist() == dead
+    for seed in range(0, 12, 2):
+        a, b = (mc.build_model("mlp", data, width=12, seed=seed + i).double() for i in range(2))
+        with torch.no_grad():
+            for model in (a, b):
+                model.linear1.weight[dead] = 0
+                model.linear1.bias[dead] = 0
+                model.output.weight[:, dead] = 0
+                for x in model.parameters():
+                    x.abs_()  # so that a dead unit is the last one wants
+        al = mc.weight_matching(a, b)
+        assert al.permutation.moved >= 4
+        assert al.permutation["linear1"][dead].tolist() == dead
 
 
 def test_zero_networks_stay() -> None:
