@@ -18,6 +18,10 @@ from .alignment import (
     straight_through,
     weight_matching,
 )
+from .analysis.blending import logit_blend
+from .analysis.commutativity import commutativity
+from .analysis.defects import feature_defects
+from .analysis.features import feature_connectivity
 from .analysis.profiles import Profile, profile
 from .analysis.singular_products import SingularProducts, singular_products
 from .analysis.spectra import (
@@ -28,7 +32,9 @@ from .analysis.spectra import (
     stable_rank,
 )
 from .analysis.statistics import interval
+from .analysis.stitching import stitch
 from .analysis.taylor import TaylorProfile, taylor_profile
+from .analysis.weak_additivity import weak_additivity
 from .data import Data, Split, data_from_arrays, default_device, list_data, load_data
 from .errors import DamagedFileError, IncompatibleError, MissingDataError, UnknownNameError
 from .evaluation import evaluate
@@ -108,10 +114,13 @@ __all__ = [
     "activation_matching",
     "begin_chapter",
     "build_model",
+    "commutativity",
     "data_from_arrays",
     "default_device",
     "describe_models",
     "evaluate",
+    "feature_connectivity",
+    "feature_defects",
     "has_batch_norm",
     "interval",
     "list_data",
@@ -121,6 +130,7 @@ __all__ = [
     "load_model",
     "load_path",
     "load_record",
+    "logit_blend",
     "low_rank",
     "match_many",
     "models",
@@ -146,11 +156,13 @@ __all__ = [
     "singular_values",
     "spawn",
     "stable_rank",
+    "stitch",
     "straight_through",
     "taylor_profile",
     "trace_symmetry",
     "train",
     "verdict",
+    "weak_additivity",
     "weight_matching",
     "weights",
 ]

@@ -11,14 +11,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..corrections import Correction, wrap_
+from ..corrections import wrap_
 from ..data import Data
 from ..errors import UnknownNameError, expect
 from ..evaluation import evaluating, score
-from ..normalization import has_batch_norm, measure_statistics_
+from ..normalized import Normalized, check_normalization
 from ..paths.base import Path
 from ..progress import Bar
-from ..repair import Repair
 from .first_layer import FirstLayer
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Profile", "profile"]
 
-_NORMALIZATIONS = ("none", "reset", "repair")
 _STATISTICS_IMAGES = 10_000
 
 
@@ -154,28 +152,18 @@ def profile(
     if precision not in ("float32", "bfloat16"):
         raise UnknownNameError("precision", precision, ("float32", "bfloat16"))
     model = path.model_at(0.0)
-    if normalization is None:
-        normalization = "reset" if has_batch_norm(model) else "none"
-    if normalization not in _NORMALIZATIONS:
-        raise UnknownNameError("normalization", normalization, _NORMALIZATIONS)
+    normalization = check_normalization(normalization, model)
     data = data.to(next(iter(path.control_points.values())).device)
     chosen = {split: data.split(split) for split in splits}
 
     grid = sorted({*np.linspace(0, 1, points).tolist(), *path.knots})
     spreads = _spreads(path, [name for name, _ in model.named_parameters()])
     first = {split: FirstLayer.of(path, part.x, batch_size) for split, part in chosen.items()}
-    statistics = _statistics_images(data)
-    repairing = Repair(path, statistics) if normalization == "repair" else None
-    corrections: dict[str, Correction] = {}
+    networks = Normalized(path, normalization, _statistics_images(data))
     rows = []
     with Bar(len(grid), "profile", progress) as bar:
         for t in grid:
-            if repairing is not None:
-                model, corrections = repairing.at(t)
-            else:
-                model.load_state_dict(path.at(t))
-            if normalization == "reset":
-                measure_statistics_(model, statistics)
+            model, corrections = networks.at(t)
             row = {"t": t}
             for split, part in chosen.items():
                 network = model

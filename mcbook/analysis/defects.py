@@ -1,0 +1,168 @@
+"""Where the features of the mixed network leave the mixture of the features, module by module.
+
+This is theorem 1 of Zhou et al. (2023) with its remainder: what each module adds to the difference,
+and what it inherits.  (Ours.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ..normalized import Normalized, check_normalization
+from ..paths.linear import LinearPath
+from ..progress import Bar
+from .features import checked_alphas
+from .layer_matrices import check_pair
+from .observing import batch_size_for, checked_inputs, find_calls, observe
+from .running import Ratio, dots
+from .weak_additivity import passed
+
+__all__ = ["feature_defects"]
+
+
+def feature_defects(
+    a: nn.Module,
+    b: nn.Module,
+    x: Tensor,
+    alphas: float | Sequence[float] = 0.5,
+    layers: str | Iterable[str] | None = None,
+    normalization: str | None = "none",
+    statistics: Tensor | None = None,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    r"""Split the difference between network and mixture into what a module makes and inherits.
+
+    A module with weights :math:`\theta` maps :math:`h` to :math:`F(\theta; h)`.  With
+    :math:`h_A, h_B` and :math:`z_A, z_B` what it reads and puts out in A and in B, their mixtures
+    :math:`\bar h = (1 - \alpha) h_A + \alpha h_B` and :math:`\bar z` likewise, and
+    :math:`h_\alpha, z_\alpha` what it reads and puts out in the network with the weights
+    :math:`\theta_\alpha`,
+
+    .. math::
+
+        \underbrace{z_\alpha - \bar z}_{\text{total}} =
+        \underbrace{F(\theta_\alpha; h_\alpha) - F(\theta_\alpha; \bar h)}_{\text{inherited}} +
+        \underbrace{F(\theta_\alpha; \bar h) - \bar z}_{\text{made here}} .
+
+    What a linear layer or convolution makes is the failure of commutativity,
+    :math:`-\alpha (1 - \alpha) (W_A - W_B)(h_A - h_B)`; what an activation makes is the failure of
+    weak additivity, :math:`\sigma(\bar z) - \bar\sigma`.  If nobody makes anything, nothing is
+    inherited, and the features are those of the mixture in every layer: theorem 1 of Zhou et al.
+    Norms and pooling are modules like others here.
+
+    Args:
+        a: the network A.
+        b: the network B, of the same architecture.
+        x: the inputs, `[n, ...]`.
+        alphas: the weights of B, in [0, 1].
+        layers: names of modules that read one tensor, or of single calls of them.  By default all
+            modules without children but those without effect (dropout, flattening, identity).
+        normalization: see `feature_connectivity`.  `reset` only or `none`.
+        statistics: see `feature_connectivity`.
+        batch_size: how many samples at once; the results do not depend on it, up to rounding.
+        progress: whether to show a bar.
+
+    Returns:
+        A row for each layer in the order of the forward pass, and each alpha: `layer`, `kind`,
+        `alpha`; `total`, `made` and `inherited`, root mean squares over all samples relative to
+        that of the mixture :math:`\bar z`; `angle`, the cosine between made and inherited, so that
+        `total² = made² + inherited² + 2 angle · made · inherited`.
+
+    Raises:
+        TypeError: see `feature_connectivity`.
+        IncompatibleError: when the networks are not of one architecture.
+        UnknownNameError: for a layer that is not there; offers the close ones.
+        ValueError: see `feature_connectivity`; for `repair`, whose corrections belong to the mixed
+            network alone.
+
+    Example:
+        >>> import mcbook as mc
+        >>> data = mc.load_data("digits", device="cpu")
+        >>> a, b = (mc.build_model("mlp", data, seed=s) for s in (0, 1))
+        >>> table = mc.feature_defects(a, b, data.test.x).set_index("layer")
+        >>> bool(table.loc["linear1", "total"] < 1e-6)  # it reads the same images in both
+        True
+    """
+    check_pair(a, b)
+    numbers = checked_alphas(alphas)
+    path = LinearPath(a, b)
+    template = path.model_at(0.0)
+    x = checked_inputs(template, x)
+    normalization = check_normalization(normalization, template)
+    if normalization == "repair":
+        raise ValueError("expected normalization 'none' or 'reset', found 'repair'")
+    images = x if statistics is None else checked_inputs(template, statistics)
+    along = Normalized(path, normalization, images)
+    start, end = along.at(0.0)[0], along.at(1.0)[0]
+    between = [along.at(alpha)[0] for alpha in numbers]
+    calls = find_calls(start, x, layers, ("linear", "activation", "other"))
+    found = [[_Defect(alpha) for alpha in numbers] for _ in calls]
+    batches = x.split(batch_size or batch_size_for(calls, x, inputs=True))
+    with Bar(len(batches), "defects", progress) as bar:
+        for batch in batches:
+            one, other = (passed(model, calls, batch) for model in (start, end))
+            for column, model in enumerate(between):
+                modules = [model.get_submodule(call.module) for call in calls]
+
+                def see(
+                    i: int,
+                    _: Tensor,
+                    z: Tensor,
+                    column: int = column,
+                    modules: list[nn.Module] = modules,
+                ) -> None:
+                    found[i][column].add(modules[i], one[i], other[i], z)  # noqa: B023
+
+                observe(model, calls, batch, see)
+            bar.advance()
+    return pd.DataFrame(
+        {"layer": call.name, "kind": call.kind, **defect.row()}
+        for call, several in zip(calls, found, strict=True)
+        for defect in several
+    )
+
+
+class _Defect:
+    """What is known of one module at one alpha."""
+
+    def __init__(self, alpha: float):
+        self.alpha = alpha
+        self.whole = Ratio()
+
+    def add(
+        self,
+        module: nn.Module,
+        a: tuple[Tensor, Tensor],
+        b: tuple[Tensor, Tensor],
+        z: Tensor,
+    ) -> None:
+        """See a batch: what the module reads and puts out in A and B, and what it puts out."""
+        (h_a, z_a), (h_b, z_b) = a, b
+        with torch.no_grad():
+            # forward, since hooks are for real passes
+            alone = module.forward(torch.lerp(h_a, h_b, self.alpha)).flatten(1).double()
+        mixture = torch.lerp(z_a.double(), z_b.double(), self.alpha).flatten(1)
+        own = z.flatten(1).double()
+        made, inherited, total = alone - mixture, own - alone, own - mixture
+        self.whole.add(
+            tt=dots(total, total),
+            mm=dots(made, made),
+            ii=dots(inherited, inherited),
+            mi=dots(made, inherited),
+            zz=dots(mixture, mixture),
+        )
+
+    def row(self) -> dict[str, float]:
+        """The columns of the table."""
+        return {
+            "alpha": self.alpha,
+            "total": self.whole.over("tt", "zz") ** 0.5,
+            "made": self.whole.over("mm", "zz") ** 0.5,
+            "inherited": self.whole.over("ii", "zz") ** 0.5,
+            "angle": self.whole.over_norms("mi", "mm", "ii"),
+        }

@@ -1,0 +1,290 @@
+"""What the modules of a network read and put out in a forward pass, call by call.
+
+A *call* is one use of one module in a forward pass.  Most modules are called once, and a call goes
+by the module's name; the calls of a module that is used several times (the one ReLU of a residual
+block, say) are told apart as `relu:1`, `relu:2`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import weights
+from ..errors import UnknownNameError, expect
+from ..evaluation import evaluating
+from .layer_matrices import CONVOLUTIONS, TRANSPOSED
+
+__all__ = ["Call", "batch_size_for", "checked_inputs", "find_calls", "observe"]
+
+# an attention's output is a tuple and no activation, though PyTorch keeps it among them
+_ACTIVATIONS = tuple(
+    kind
+    for name in nn.modules.activation.__all__
+    if (kind := getattr(nn.modules.activation, name)) is not nn.MultiheadAttention
+)
+_LINEAR = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
+_WITHOUT_EFFECT = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
+# what the features of A and B that are held at once may take
+_MEMORY = 256 * 2**20
+_MOST_AT_ONCE = 512
+
+See = Callable[[int, Tensor, Tensor], "Tensor | None"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One use of a module in a forward pass.
+
+    Attributes:
+        name: the module's, with `:1`, `:2`, ... behind it if it is called several times.
+        module: the module's name.
+        turn: which of its calls this is, from 1.
+        kind: `linear` (convolutions included), `activation` or `other`.
+        read: how many numbers it reads for one sample.
+        put_out: how many it puts out.
+    """
+
+    name: str
+    module: str
+    turn: int
+    kind: str
+    read: int
+    put_out: int
+
+
+def checked_inputs(model: nn.Module, x: Tensor) -> Tensor:
+    """The inputs on the model's device and in its precision.
+
+    Raises:
+        TypeError: when `x` is no tensor.
+        ValueError: when it is empty or not finite.
+    """
+    expect(x, Tensor, "a tensor of images, such as data.test.x")
+    if x.ndim == 0 or len(x) == 0:
+        raise ValueError(f"expected at least one image as inputs, found shape {list(x.shape)}")
+    if not torch.isfinite(x).all():
+        raise ValueError("expected finite inputs, found NaN or infinite entries")
+    floating = [p for p in weights.of(model).values() if p.is_floating_point()]
+    if not floating:
+        return x
+    return x.to(floating[0]) if x.is_floating_point() else x.to(floating[0].device)
+
+
+def find_calls(
+    model: nn.Module, x: Tensor, layers: Iterable[str] | None, kinds: Sequence[str]
+) -> list[Call]:
+    """The calls to look at, in the order of the forward pass.
+
+    Args:
+        model: any module; it runs once, on the first sample.
+        x: its inputs, `[count, ...]`.
+        layers: names of modules, or of single calls of modules.  None: all of `kinds`.
+        kinds: of `linear`, `activation` and `other`; the last are all modules without children
+            that are neither and that have an effect in eval mode (norms, pooling).
+
+    Raises:
+        TypeError: for something that is no module, or a module that does not put out one tensor.
+        UnknownNameError: for a name that is not there; offers the close ones.
+        ValueError: when there is nothing to look at, a named module is not called or is called
+            several times, or its output has no sample axis in front.
+    """
+    expect(model, nn.Module, "a torch.nn.Module")
+    named = {name: module for name, module in model.named_modules() if name}
+    if layers is None:
+        chosen = {n: m for n, m in named.items() if _kind(m) in kinds}
+    else:
+        layers = [layers] if isinstance(layers, str) else list(layers)
+        chosen = {name: _named(named, name) for name in layers}
+    modules = {module: _name_of(named, module) for module in chosen.values()}
+    calls = _probe(model, modules, x[:1])
+    if layers is not None:
+        calls = _wanted(layers, modules, named, calls)
+    if not calls:
+        what = " or ".join(kinds)
+        raise ValueError(
+            f"expected a forward pass of this {type(model).__name__} to call modules of kind "
+            f"{what}, found none; name the modules wanted with layers= (functions such as F.relu "
+            f"are no modules and cannot be seen)"
+        )
+    return calls
+
+
+def batch_size_for(calls: Sequence[Call], x: Tensor, inputs: bool = False) -> int:
+    """How many samples at once, so that what is held of A and B fits into a fixed memory."""
+    size = sum(call.put_out + call.read * inputs for call in calls) * x.element_size() * 2
+    return int(min(_MOST_AT_ONCE, max(1, _MEMORY // max(1, size))))
+
+
+def observe(model: nn.Module, calls: Sequence[Call], x: Tensor, see: See) -> Tensor:
+    """One forward pass in eval mode in which `see` is shown every call.
+
+    Args:
+        model: any module; its flags are restored and its hooks removed, whatever happens.
+        calls: what to show.
+        x: the inputs of the network, `[count, ...]`.
+        see: gets the number of the call, its input and its output.  Both may be overwritten in
+            the rest of the pass: what is to be kept must be copied.  If it returns a tensor, that
+            takes the place of the output.
+
+    Returns:
+        The network's output.
+
+    Raises:
+        ValueError: when the pass does not make these calls.
+    """
+    numbers = {(call.module, call.turn): i for i, call in enumerate(calls)}
+    seen: set[int] = set()
+    turns: dict[str, int] = {}
+    inputs: dict[str, Tensor] = {}
+
+    def before(name: str, module: nn.Module, args: tuple, options: dict[str, Any]) -> None:
+        turns[name] = turns.get(name, 0) + 1
+        z = _first(name, args, options)
+        inputs[name] = z.clone() if getattr(module, "inplace", False) else z
+
+    def after(name: str, _: nn.Module, __: tuple, output: Any) -> Tensor | None:
+        i = numbers.get((name, turns[name]))
+        if i is None:
+            return None
+        seen.add(i)
+        return see(i, inputs.pop(name), _one_tensor(name, output, len(x)))
+
+    with _hooked(model, dict.fromkeys(call.module for call in calls), before, after):
+        result: Tensor = model(x)
+    if len(seen) < len(calls):
+        missing = next(call.name for i, call in enumerate(calls) if i not in seen)
+        raise ValueError(
+            f"expected every forward pass to call {missing} as the first one did, found one that "
+            f"does not: networks whose way depends on the input cannot be compared layer by layer"
+        )
+    return result
+
+
+def _kind(module: nn.Module) -> str:
+    if isinstance(module, _LINEAR):
+        return "linear"
+    if isinstance(module, _ACTIVATIONS):
+        return "activation"
+    if next(module.children(), None) is None and not isinstance(module, _WITHOUT_EFFECT):
+        return "other"
+    return ""
+
+
+def _named(named: dict[str, nn.Module], name: str) -> nn.Module:
+    for there in (name, name.rpartition(":")[0]):
+        if there in named:
+            return named[there]
+    raise UnknownNameError("layer", name, named)
+
+
+def _name_of(named: dict[str, nn.Module], module: nn.Module) -> str:
+    return next(name for name, other in named.items() if other is module)
+
+
+def _probe(model: nn.Module, modules: dict[nn.Module, str], x: Tensor) -> list[Call]:
+    """All calls of these modules in their order."""
+    found: list[tuple[nn.Module, int, int]] = []
+    read: dict[str, int] = {}
+
+    def before(name: str, _: nn.Module, args: tuple, options: dict[str, Any]) -> None:
+        read[name] = _first(name, args, options).numel()
+
+    def after(name: str, module: nn.Module, _: tuple, output: Any) -> None:
+        found.append((module, read[name], _one_tensor(name, output, len(x)).numel()))
+
+    with _hooked(model, modules.values(), before, after):
+        model(x)
+    turns: dict[nn.Module, int] = {}
+    total: dict[nn.Module, int] = {}
+    for module, *_ in found:
+        total[module] = total.get(module, 0) + 1
+    calls = []
+    for module, inputs, outputs in found:
+        turn = turns[module] = turns.get(module, 0) + 1
+        name = modules[module] if total[module] == 1 else f"{modules[module]}:{turn}"
+        kind = _kind(module) or "other"
+        calls.append(Call(name, modules[module], turn, kind, inputs, outputs))
+    return calls
+
+
+def _wanted(
+    layers: Sequence[str],
+    modules: dict[nn.Module, str],
+    named: dict[str, nn.Module],
+    calls: Sequence[Call],
+) -> list[Call]:
+    """Those of the calls that were asked for."""
+    there = {call.name: call for call in calls}
+    kept = set()
+    for name in layers:
+        module = modules[_named(named, name)]
+        several = [call.name for call in calls if call.module == module]
+        if not several:
+            raise ValueError(
+                f"expected a forward pass to call the layer {name!r}, but it does not; name "
+                f"another one"
+            )
+        canonical = module if name in named else f"{module}:{name.rpartition(':')[2]}"
+        if canonical in there:
+            kept.add(canonical)
+        elif canonical == module:
+            raise ValueError(
+                f"expected a layer that is called once in a forward pass, found {name!r} called "
+                f"{len(several)} times: name one of its calls, {', '.join(several)}"
+            )
+        else:
+            raise UnknownNameError("call of a layer", name, several)
+    return [call for call in calls if call.name in kept]
+
+
+def _first(name: str, args: tuple, options: dict[str, Any]) -> Tensor:
+    """The first tensor among a call's arguments."""
+    for value in (*args, *options.values()):
+        if isinstance(value, Tensor):
+            return value
+    raise TypeError(f"expected the layer {name!r} to be given a tensor, found none")
+
+
+def _one_tensor(name: str, output: Any, count: int) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"expected the layer {name!r} to put out one tensor, found {type(output).__name__}; "
+            f"name a module inside it or after it"
+        )
+    if output.ndim < 2 or len(output) != count:
+        raise ValueError(
+            f"expected features [{count} samples, ...] from the layer {name!r}, found shape "
+            f"{list(output.shape)}: the first axis must be that of the samples"
+        )
+    return output
+
+
+@contextlib.contextmanager
+def _hooked(
+    model: nn.Module, names: Iterable[str], before: Callable, after: Callable
+) -> Iterator[None]:
+    """Within this context, in eval mode, the named modules call `before` and `after`."""
+    with contextlib.ExitStack() as stack:
+        # encoders that run in one fused kernel call none of their layers
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        for name in names:
+            module = model.get_submodule(name)
+            for hook in (
+                module.register_forward_pre_hook(_bound(before, name), with_kwargs=True),
+                module.register_forward_hook(_bound(after, name)),
+            ):
+                stack.callback(hook.remove)
+        stack.enter_context(evaluating(model))
+        yield
+
+
+def _bound(hook: Callable, name: str) -> Callable:
+    return lambda *arguments: hook(name, *arguments)
