@@ -20,7 +20,18 @@ import torch
 from torch import nn
 
 import mcbook as mc
+from mcbook.progress import Bar
+from mcbook.runs import Recipe, Run
 
+RECIPE = Recipe(
+    lr=0.1,
+    weight_decay=5e-4,
+    batch_size=128,
+    schedule="onecycle",
+    augment=True,
+    channels_last=True,
+    precision="bfloat16",
+)
 SHARED = (0, 1, 2)
 PAIRS = 3
 EPOCHS = 6
@@ -35,26 +46,21 @@ def jobs() -> dict[str, dict[str, Any]]:
 
 def pairs_of(data: mc.Data, pair: int) -> dict[str, tuple[nn.Module, nn.Module]]:
     """Two networks for every way, from the initial weights of the seeds `2 pair`, `2 pair + 1`."""
-    options: dict[str, Any] = {
-        "lr": 0.1,
-        "weight_decay": 5e-4,
-        "batch_size": 128,
-        "schedule": "onecycle",
-        "augment": True,
-        "channels_last": True,
-        "precision": "bfloat16",
-        "progress": False,
-    }
     seeds = 2 * pair, 2 * pair + 1
     first, second = (
         mc.build_model("vgg11", data, width=WIDTH, seed=seed, standardize=True) for seed in seeds
     )
-    b = mc.train(second, data, EPOCHS, seeds[1], **options)
-    ways: dict[str, tuple[nn.Module, nn.Module]] = {}
-    for shared in SHARED:
-        one, other = mc.spawn(first, data, shared, EPOCHS, seeds, **options)
-        ways[f"spawned {shared}"] = one, other
-    a = ways["spawned 0"][0]
+    with Bar(0, "training", False) as bar:
+        # the first network is trained once, and each second one from where it leaves the first
+        run = Run(first, data, EPOCHS, seeds[0], RECIPE)
+        twins = {}
+        for shared in SHARED:
+            run.advance(shared * run.steps_per_epoch, bar, None)
+            twins[f"spawned {shared}"] = run.fork(seeds[1])
+        for one in (run, *twins.values(), other := Run(second, data, EPOCHS, seeds[1], RECIPE)):
+            one.advance(one.total, bar, None)
+    a, b = run.result(), other.result()
+    ways = {way: (a, twin.result()) for way, twin in twins.items()}
     spec = mc.trace_symmetry(a)
     acts = mc.activation_matching(a, b, data, spec=spec, progress=False)
     ways["weight matching"] = a, mc.weight_matching(a, b, spec, restarts=4).model

@@ -2,9 +2,9 @@
 
 Three hidden layers of 512 units, five epochs in batches of 500, with Adam (learning rate 0.001) or
 SGD (momentum 0.9, learning rate 0.1 or 0.01); four pairs each.  A pair is two copies that part
-after 0, 0.1, 0.5, 1 or 2 epochs (`spawned`), or two networks of different initial weights, as
-trained (`independent`) or the second aligned by its weights or by its activations.  Each row is a
-layer of a pair, on the 10,000 test images: cosines and coefficients at `alpha` 0.25, 0.5 and 0.75
+after `spawned` epochs (`SHARED` says after which), or two networks of different initial weights,
+as trained (`independent`) or the second aligned by its weights or by its activations.  Each row is
+a layer of a pair, on the 10,000 test images: cosines and coefficients at `alpha` 0.25, 0.5 and 0.75
 (`cos_25`, ...; `cos` and `coef` are at 0.5), the same with REPAIR (statistics of 10,000 training
 images; not for spawned pairs); what `commutativity`, `weak_additivity`, `feature_defects` and
 `stitch` find at 0.5; and, the same in all rows of a pair, the test-loss barrier, the largest error
@@ -19,13 +19,15 @@ import torch
 from torch import nn
 
 import mcbook as mc
+from mcbook.progress import Bar
+from mcbook.runs import Recipe, Run
 
 RECIPES: dict[str, dict[str, Any]] = {
     "SGD 0.1": {"optimizer": "sgd", "lr": 0.1},
     "Adam 0.001": {"optimizer": "adam", "lr": 0.001},
     "SGD 0.01": {"optimizer": "sgd", "lr": 0.01},
 }
-SHARED = (0, 0.1, 0.5, 1, 2)
+SHARED = {"SGD 0.1": (0, 0.1, 0.5, 1, 2), "Adam 0.001": (0, 1), "SGD 0.01": (1,)}
 PAIRS = 4
 EPOCHS = 5
 BATCH = 500
@@ -46,14 +48,19 @@ def jobs() -> dict[str, dict[str, Any]]:
 def pairs_of(data: mc.Data, recipe: str, pair: int) -> dict[str, tuple[nn.Module, nn.Module]]:
     """Two networks for every way, from the initial weights of the seeds `2 pair`, `2 pair + 1`."""
     seeds = 2 * pair, 2 * pair + 1
-    options = {"batch_size": BATCH, "progress": False, **RECIPES[recipe]}
     first, second = (mc.build_model("mlp", data, width=WIDTH, seed=seed) for seed in seeds)
-    a = mc.train(first, data, EPOCHS, seeds[0], **options)
-    b = mc.train(second, data, EPOCHS, seeds[1], **options)
-    ways: dict[str, tuple[nn.Module, nn.Module]] = {}
-    for shared in SHARED:
-        one, other = mc.spawn(first, data, shared, EPOCHS, seeds, **options)
-        ways[f"spawned {shared}"] = one, other
+    options = Recipe(batch_size=BATCH, **RECIPES[recipe])
+    with Bar(0, "training", False) as bar:
+        # the first network is trained once, and each second one from where it leaves the first
+        run = Run(first, data, EPOCHS, seeds[0], options)
+        twins = {}
+        for shared in SHARED[recipe]:
+            run.advance(round(shared * run.steps_per_epoch), bar, None)
+            twins[f"spawned {shared}"] = run.fork(seeds[1])
+        for one in (run, *twins.values(), other := Run(second, data, EPOCHS, seeds[1], options)):
+            one.advance(one.total, bar, None)
+    a, b = run.result(), other.result()
+    ways = {way: (a, twin.result()) for way, twin in twins.items()}
     spec = mc.trace_symmetry(a)
     acts = mc.activation_matching(a, b, data, spec=spec, progress=False)
     ways["weight matching"] = a, mc.weight_matching(a, b, spec).model
