@@ -1,13 +1,13 @@
 """What is left of the wall on MNIST if commutativity, or weak additivity, is made to hold.
 
-Perceptrons with three hidden layers of 512 units, five epochs in batches of 500, with Adam (learning
-rate 0.001) or SGD (momentum 0.9, learning rate 0.1); four pairs each of networks with different
-initial weights, as trained (`independent`) or the second aligned by its weights.  Half-way between
-the two, A, B and the mixed network run side by side on the 10,000 test images.  What a linear layer
-lacks of commutativity, `(W_A - W_B)(h_A - h_B) / 4`, is added to its output in the mixed network
-where `mended` says so; likewise what an activation lacks of weak additivity.  Each row is the test
-loss and error of the mixed network, so mended; `ends` is the mean of both ends, `blend` the blend of
-their logits.
+Perceptrons with three hidden layers of 512 units, five epochs in batches of 500, with Adam
+(learning rate 0.001) or SGD (momentum 0.9, learning rate 0.1); four pairs each of networks with
+different initial weights, as trained (`independent`) or the second aligned by its weights.
+Half-way between the two, A, B and the mixed network run side by side on the 10,000 test images.
+What a linear layer lacks of commutativity, `(W_A - W_B)(h_A - h_B) / 4`, is added to its output in
+the mixed network where `mended` says so; likewise what an activation lacks of weak additivity.
+Each row is the test loss and error of the mixed network, so mended; `ends` is the mean of both
+ends, `blend` the blend of their logits.
 """
 
 from __future__ import annotations
