@@ -13,6 +13,8 @@ from mcbook.errors import UnknownNameError
 from mcbook.files import write_atomic
 
 from . import (
+    features,
+    features_vgg16,
     peers,
     planted_permutations,
     profile,
@@ -30,6 +32,8 @@ _MODULES = (
     weight_matching,
     weight_matching_vgg16,
     planted_permutations,
+    features,
+    features_vgg16,
 )
 BENCHMARKS = {module.NAME: module.run for module in _MODULES}
 

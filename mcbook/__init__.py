@@ -50,6 +50,7 @@ from .training import spawn, train
 from .verdicts import verdict
 
 if TYPE_CHECKING:
+    from .viz.feature_slider import FeatureSlider
     from .viz.figure import Figure, show
     from .viz.network_slider import NetworkSlider
     from .viz.path_slider import PathSlider
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 
 # what needs matplotlib, anywidget or ipywidgets is imported at its first use
 _LAZY = {
+    "FeatureSlider": ".viz.feature_slider",
     "Figure": ".viz.figure",
     "NetworkSlider": ".viz.network_slider",
     "PathSlider": ".viz.path_slider",
@@ -92,6 +94,7 @@ __all__ = [
     "Alignment",
     "DamagedFileError",
     "Data",
+    "FeatureSlider",
     "Figure",
     "IncompatibleError",
     "LinearPath",

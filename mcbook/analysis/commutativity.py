@@ -98,7 +98,7 @@ def commutativity(
             )
     pairs = [tuple(m.get_submodule(call.module) for m in (start, end)) for call in calls]
     found = [_Commutativity(*pair) for pair in pairs]
-    batches = x.split(batch_size or batch_size_for(calls, x, inputs=True))
+    batches = x.split(batch_size or batch_size_for(calls, inputs=True))
     with Bar(len(batches), "commutativity", progress) as bar:
         for batch in batches:
             one, other = (passed(model, calls, batch) for model in (start, end))

@@ -102,7 +102,7 @@ def feature_defects(
     between = [along.at(alpha)[0] for alpha in numbers]
     calls = find_calls(start, x, layers, ("linear", "activation", "other"))
     found = [[_Defect(alpha) for alpha in numbers] for _ in calls]
-    batches = x.split(batch_size or batch_size_for(calls, x, inputs=True))
+    batches = x.split(batch_size or batch_size_for(calls, inputs=True))
     with Bar(len(batches), "defects", progress) as bar:
         for batch in batches:
             one, other = (passed(model, calls, batch) for model in (start, end))

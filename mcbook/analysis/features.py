@@ -119,7 +119,7 @@ def feature_connectivity(
     between = [along.at(alpha)[0] for alpha in alphas]
 
     found = [[_Connection(alpha) for alpha in alphas] for _ in calls]
-    batches = x.split(batch_size or batch_size_for(calls, x))
+    batches = x.split(batch_size or batch_size_for(calls))
     with Bar(len(batches), "features", progress) as bar:
         for batch in batches:
             ends = [Ends(features) for features in features_of(start, calls, batch)]
@@ -167,10 +167,11 @@ def features_of(model: nn.Module, calls: Sequence[Call], x: Tensor) -> list[Tens
 
 
 class Ends:
-    """One layer's features of A and B on a batch, `[n, d]`, and their products, float64 `[n]`."""
+    """One layer's features of A and B on a batch, float64 `[n, d]`, and their products, `[n]`."""
 
     def __init__(self, a: Tensor):
-        self.a = a
+        self.eps = torch.finfo(a.dtype).eps
+        self.a = a.double()
 
     def meet(self, b: Tensor, layer: str) -> None:
         """Add the features of B.
@@ -178,20 +179,20 @@ class Ends:
         Raises:
             ValueError: when a feature is not finite.
         """
-        self.b = b
-        a, b = self.a.double(), b.double()
-        self.aa, self.bb, self.ab = dots(a, a), dots(b, b), dots(a, b)
+        self.b = b.double()
+        self.aa, self.bb = dots(self.a, self.a), dots(self.b, self.b)
+        self.ab = dots(self.a, self.b)
         if not torch.isfinite(self.aa + self.bb).all():
             raise ValueError(f"expected finite features of {layer}, found NaN or infinite ones")
 
     def mixture(self, alpha: float) -> Tensor:
         """`(1 - alpha) f(A) + alpha f(B)`, float64 `[n, d]`."""
-        return torch.lerp(self.a.double(), self.b.double(), alpha)
+        return torch.lerp(self.a, self.b, alpha)
 
     def vanishes(self, squares: Tensor, alpha: float) -> Tensor:
         """Where a mixture with these squared lengths is zero up to rounding."""
         lengths = (1 - alpha) * self.aa.sqrt() + alpha * self.bb.sqrt()
-        return squares <= (torch.finfo(self.a.dtype).eps * lengths).square()
+        return squares <= (self.eps * lengths).square()
 
 
 class _Connection:
@@ -243,7 +244,7 @@ def _path_and_inputs(
         if b is not None:
             raise TypeError(
                 f"expected no second network beside a path, which has both ends, found "
-                f"{type(b).__name__}"
+                f"{type(b).__name__} (inputs and alphas go by name: x=, alphas=)"
             )
         path = a
     else:

@@ -115,9 +115,9 @@ def find_calls(
     return calls
 
 
-def batch_size_for(calls: Sequence[Call], x: Tensor, inputs: bool = False) -> int:
+def batch_size_for(calls: Sequence[Call], inputs: bool = False) -> int:
     """How many samples at once, so that what is held of A and B fits into a fixed memory."""
-    size = sum(call.put_out + call.read * inputs for call in calls) * x.element_size() * 2
+    size = sum(call.put_out + call.read * inputs for call in calls) * 8 * 2  # float64, A and B
     return int(min(_MOST_AT_ONCE, max(1, _MEMORY // max(1, size))))
 
 

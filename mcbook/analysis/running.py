@@ -12,7 +12,7 @@ __all__ = ["Ratio", "Spread", "dots"]
 
 def dots(x: Tensor, y: Tensor) -> Tensor:
     """The inner product of every row of `x` with that of `y`, `[n]`; both `[n, d]`."""
-    return torch.einsum("nd,nd->n", x, y)
+    return torch.linalg.vecdot(x, y)
 
 
 class Spread:

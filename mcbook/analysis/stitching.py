@@ -71,7 +71,7 @@ def stitch(
     y = split.y.to(x.device)
     calls = find_calls(start, x, layers, ("linear", "activation"))
     losses, correct = [0.0] * len(calls), [0] * len(calls)
-    size = batch_size or batch_size_for(calls, x)
+    size = batch_size or batch_size_for(calls)
     batches = list(zip(x.split(size), y.split(size), strict=True))
     with Bar(len(batches), "stitching", progress) as bar:
         for images, labels in batches:

@@ -84,7 +84,7 @@ def weak_additivity(
     x = checked_inputs(start, x)
     calls = find_calls(start, x, layers, ("activation",))
     found = [[_Additivity(alpha) for alpha in numbers] for _ in calls]
-    batches = x.split(batch_size or batch_size_for(calls, x, inputs=True))
+    batches = x.split(batch_size or batch_size_for(calls, inputs=True))
     with Bar(len(batches), "weak additivity", progress) as bar:
         for batch in batches:
             one, other = (passed(model, calls, batch) for model in (start, end))

@@ -1,7 +1,9 @@
-"""Anything that was measured over a number, pair by pair: mean lines with their bands."""
+"""Anything measured over numbers or names, pair by pair: mean lines with their bands."""
 
 from __future__ import annotations
 
+import math
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["plot_lines"]
+
+#: points of a letter's width and of a line's height, at the size of tick labels
+_LETTER, _LINE = 6.0, 13.0
+#: how much of a figure's width its axes have, about
+_AXES = 0.83
+#: longer names lose their beginning at the axis; a layer's end tells more
+_LONGEST = 28
+_WHOLE: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def plot_lines(
@@ -36,10 +46,13 @@ def plot_lines(
 ) -> Figure:
     """A line for every group, over x; with several rows at one x their mean and its interval.
 
+    Over names (layers, say) the points stand evenly spaced, in the order in which the names first
+    come in the table, with a marker at every one.
+
     Args:
         table: a row for every measurement; rows with the same x, group and panel are repetitions
             (pairs of networks).
-        x: the column along the horizontal axis, numbers.
+        x: the column along the horizontal axis: numbers, or names.
         y: the column that was measured.
         group: a column that tells lines apart.
         panel: a column that tells panels apart, side by side where there is room.
@@ -55,32 +68,41 @@ def plot_lines(
         The figure.
 
     Raises:
-        ValueError: if a column is missing, there are no rows, a value is not finite, or one on a
-            logarithmic axis is not above zero.
+        ValueError: if a column is missing, there are no rows, a value is not finite, one on a
+            logarithmic axis is not above zero, or there are names on a logarithmic axis, or names
+            among missing values.
     """
     along, said = x_label or x.replace("_", " "), y_label or y.replace("_", " ")
-    wanted_columns(table, [x, y], [group, panel], [x] * log_x + [y] * log_y)
+    named = x in table.columns and any(isinstance(value, str) for value in table[x])
+    numbers = [y] if named else [x, y]
+    wanted_columns(table, numbers, [x, group, panel], [x] * (log_x and not named) + [y] * log_y)
+    names = _names(table, x, log_x) if named else None
     rows: list[dict[str, Any]] = []
     sentences: list[str] = []
     with figure_style():
         figures = []
         for place in distinct(table, panel):
             part = table if panel is None else table[table[panel] == place]
-            figure, axes = new_figure(SINGLE if panel is None else PANEL)
+            size = SINGLE if panel is None else PANEL
+            figure, axes = new_figure(size)
             figures.append(figure)
+            # those of this panel, in the order of the whole table
+            here = None if names is None else [name for name in names if (part[x] == name).any()]
             labels = distinct(table, group)
             for index, label in enumerate(labels):
                 line = part if group is None else part[part[group] == label]
                 if not len(line):
                     continue
-                found = _means(line, x, y, level)
-                _draw(axes, found, index, len(labels), str(label))
+                found = _means(line, x, y, level, here)
+                _draw(axes, found, index, len(labels), str(label), here)
                 where = {panel: place} if panel is not None else {}
                 where |= {group: label} if group is not None else {}
                 rows += [{**where, **row} for row in found]
                 name = ", ".join(str(part) for part in where.values())
                 sentences.append(labelled(name, _told(found, said, along)))
             set_scales(axes, log_x, log_y)
+            if here is not None:
+                _name_axis(figure, axes, here, size[0])
             axes.set_xlabel(along)
             title = said if panel is None else f"{place}: {said}"
             axes.set_title(title[:1].upper() + title[1:])
@@ -104,36 +126,89 @@ def plot_lines(
     return show(figures, alt or " ".join(sentences), caption, columns, name="lines")
 
 
-def _means(line: pd.DataFrame, x: str, y: str, level: float) -> list[dict[str, float]]:
+def _names(table: pd.DataFrame, x: str, log_x: bool) -> list[str]:
+    """The names along the axis, in the order in which they first come."""
+    names = distinct(table, x)
+    if not all(isinstance(name, str) for name in names):
+        others = [name for name in names if not isinstance(name, str)]
+        raise ValueError(f"expected numbers or names in column {x!r}, found both: {others[0]!r}")
+    if log_x:
+        raise ValueError(
+            f"expected numbers in column {x!r} on a logarithmic axis, found names: {names[0]!r}"
+        )
+    return names
+
+
+def _means(
+    line: pd.DataFrame, x: str, y: str, level: float, names: list[str] | None
+) -> list[dict[str, Any]]:
     """At every x how many rows there are, their mean, and its interval if there are several."""
+    at = [names.index(name) for name in line[x]] if names else line[x].to_numpy(dtype=float)
     found = []
-    for at, values in line.groupby(x, sort=True)[y]:
+    for place, values in line[y].groupby(np.asarray(at), sort=True):
         several = values.to_numpy(dtype=float)
         mean, low, high = float(several.mean()), float("nan"), float("nan")
         if len(several) > 1:
             mean, low, high = interval(several, level)
-        row = {"x": float(at), "pairs": len(several), "mean": mean, "low": low, "high": high}
-        found.append(row)
+        where = names[place] if names else float(place)
+        found.append({"x": where, "pairs": len(several), "mean": mean, "low": low, "high": high})
     return found
 
 
-def _draw(axes: Axes, found: list[dict[str, float]], index: int, lines: int, label: str) -> None:
+def _draw(
+    axes: Axes,
+    found: list[dict[str, Any]],
+    index: int,
+    lines: int,
+    label: str,
+    names: list[str] | None,
+) -> None:
     look = series(index)
-    x, mean, low, high = (
-        np.array([row[key] for row in found]) for key in ("x", "mean", "low", "high")
-    )
+    mean, low, high = (np.array([row[key] for row in found]) for key in ("mean", "low", "high"))
+    x = np.array([names.index(row["x"]) if names else row["x"] for row in found], dtype=float)
     axes.plot(
         x,
         mean,
         color=look.color,
         ls=look.dashes,
         lw=2.0,
-        marker=look.marker if lines > 1 else None,
-        markevery=some(len(x), index),
+        # between names there is nothing: what was measured are the points
+        marker=look.marker if lines > 1 or names else None,
+        markevery=None if names else some(len(x), index),
         label=label,
         zorder=3 - 0.1 * index,
     )
     axes.fill_between(x, low, high, color=look.color, alpha=0.18, linewidth=0, zorder=1)
+
+
+def _name_axis(figure: Any, axes: Axes, names: list[str], width: float) -> None:
+    """A tick for every name, and the names so that none runs into the next.
+
+    They are wrapped where that is enough, else turned, and where even upright lines are too many,
+    some are left out.  The figure grows by what the names take.
+    """
+    axes.set_xlim(-0.4, len(names) - 0.6)
+    apart = _AXES * width / (len(names) - 0.2)
+    fits = int(apart / _LETTER - 0.5)  # and half a letter between them
+    wrapped = [textwrap.wrap(name, max(1, fits), **_WHOLE) for name in names]
+    lines = max(len(parts) for parts in wrapped)
+    if lines <= 3 and all(len(part) <= fits for parts in wrapped for part in parts):
+        axes.set_xticks(range(len(names)), ["\n".join(parts) for parts in wrapped])
+        extra = _LINE * (lines - 1)
+    else:
+        short = [x if len(x) <= _LONGEST else "…" + x[1 - _LONGEST :] for x in names]
+        angle = 45 if apart >= 1.42 * _LINE else 90
+        step = max(1, math.ceil(_LINE / apart))
+        axes.set_xticks(
+            range(len(names)),
+            [name if i % step == 0 else "" for i, name in enumerate(short)],
+            rotation=angle,
+            rotation_mode="anchor",
+            ha="right",
+            va="center" if angle == 90 else "top",
+        )
+        extra = _LETTER * max(map(len, short)) * math.sin(math.radians(angle))
+    figure.set_figheight(figure.get_figheight() + extra / 72)
 
 
 def _same_limits(figures: list[Any], from_zero: bool) -> None:
@@ -145,12 +220,12 @@ def _same_limits(figures: list[Any], from_zero: bool) -> None:
         one.set_ylim(low, max(highs))
 
 
-def _told(found: list[dict[str, float]], said: str, along: str) -> str:
+def _told(found: list[dict[str, Any]], said: str, along: str) -> str:
     """The line in words: its ends, and its highest and lowest point if they lie between."""
     means = np.array([row["mean"] for row in found])
     at = sorted({0, len(found) - 1, int(means.argmax()), int(means.argmin())})
     points = [
-        f"{number(found[i]['mean'])} at {found[i]['x']:g}"
+        f"{number(found[i]['mean'])} at {_place(found[i]['x'])}"
         + (
             f" (interval {number(found[i]['low'])} to {number(found[i]['high'])})"
             if found[i]["pairs"] > 1
@@ -159,3 +234,7 @@ def _told(found: list[dict[str, float]], said: str, along: str) -> str:
         for i in at
     ]
     return f"{said} by {along}: {'; '.join(points)}"
+
+
+def _place(x: float | str) -> str:
+    return x if isinstance(x, str) else f"{x:g}"

@@ -296,7 +296,7 @@ class NetworkSlider(SliderWidget):
         ValueError: see `network_payload`.
     """
 
-    _esm = asset("slider.js", "chart.js", "network_slider.js")
+    _esm = asset("slider.js", "chart.js", "network.js", "network_slider.js")
     _css = asset("slider.css", "network_slider.css")
 
     def __init__(

@@ -1,5 +1,5 @@
 // The orders of hidden units, and what a network computes in double precision; no drawing.
-// Uses what network_slider.js has for weights and images.
+// Uses what network.js has for weights and images.
 
 // ---------------------------------------------------------------- orders
 
@@ -50,18 +50,6 @@ function arranged(weights, layers, orders) {
 // ---------------------------------------------------------------- running it
 
 // in double precision, so that what is left of a difference is rounding
-function decodeImages({ images, shape: [channels, height, wide], moments }) {
-  const raw = images.type === "uint8" ? bytesOf(images.bits) : floatsOf(images.bits);
-  const pixels = Float64Array.from(raw, (value) => value / images.scale);
-  if (!moments) return { pixels, x: pixels };
-  const [mean, std] = moments;
-  const x = pixels.map((value, i) => {
-    const channel = Math.floor(i / (height * wide)) % channels;
-    return (value - mean[channel]) / std[channel];
-  });
-  return { pixels, x };
-}
-
 function runner(layers, x, labels) {
   const n = labels.length;
   const values = layers.map((layer) => new Float64Array(n * layer.outputs));

@@ -236,14 +236,6 @@ def _count_orders(layers: Sequence[dict[str, Any]]) -> str:
     return f"{product} ≈ 10^{power:.1f}"
 
 
-def _running() -> str:
-    """The first part of network_slider.js: what decodes, runs and draws, without its slider."""
-    script, end, _ = asset("network_slider.js").partition("function buildNetworkSlider(")
-    if not end:
-        raise RuntimeError("expected function buildNetworkSlider in network_slider.js, found none")
-    return script
-
-
 class PermutationSlider(SliderWidget):
     """A small network in the page, its hidden units in any order, and the line to that self.
 
@@ -276,15 +268,14 @@ class PermutationSlider(SliderWidget):
         ValueError: see `permutation_payload`.
     """
 
-    _esm = (
-        asset("slider.js", "chart.js")
-        + _running()
-        + asset(
-            "permutation_network.js",
-            "permutation_matrices.js",
-            "permutation_line.js",
-            "permutation_slider.js",
-        )
+    _esm = asset(
+        "slider.js",
+        "chart.js",
+        "network.js",
+        "permutation_network.js",
+        "permutation_matrices.js",
+        "permutation_line.js",
+        "permutation_slider.js",
     )
     _css = asset("slider.css", "permutation_slider.css")
 

@@ -1,6 +1,6 @@
 // What the sliders of the book share: making nodes, numbers as text, the control that moves t,
 // and mounting on a page that has no kernel.  Python puts this file and chart.js in front of
-// path_slider.js or network_slider.js.
+// each slider's own.
 // Data reach the page as text nodes and attributes only, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -61,7 +61,9 @@ const ICONS = { play: "M3 1.5v11l9.5-5.5z", pause: "M2.5 1.5h3v11h-3zM8.5 1.5h3v
 
 // The range input, a play button in the gutter at its left, and the names of the two ends.
 // Whatever moves t — the keys, the mouse, the button, the kernel — goes through the model.
-function control({ model, step, label, ends, output }) {
+// symbol: what t is called where it is not called t.
+function control({ model, step, label, ends, output, symbol = "t" }) {
+  const invitation = `Play: move ${symbol} from 0 to 1`;
   const input = el("input", {
     type: "range", class: "mcw-range", min: "0", max: "1", step: String(step),
     "aria-label": label, "data-lm-suppress-shortcuts": "true",
@@ -69,7 +71,7 @@ function control({ model, step, label, ends, output }) {
   const icon = sv("path", { d: ICONS.play });
   const play = el(
     "button",
-    { type: "button", class: "mcw-play", "aria-label": "Play: move t from 0 to 1" },
+    { type: "button", class: "mcw-play", "aria-label": invitation },
     sv("svg", { viewBox: "0 0 14 14", "aria-hidden": "true" }, icon),
   );
   const node = el(
@@ -97,7 +99,7 @@ function control({ model, step, label, ends, output }) {
     cancelAnimationFrame(frame);
     frame = 0;
     icon.setAttribute("d", ICONS.play);
-    play.setAttribute("aria-label", "Play: move t from 0 to 1");
+    play.setAttribute("aria-label", invitation);
     hush();
   }
   function start() {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -75,6 +76,129 @@ def test_panels_have_one_scale_and_a_title_each():
     assert "first: s by i: 1.00 at 1; 0.034 at 29." in figure.alt
 
 
+def over_layers(names: list[str], pairs: int = 1, panels: tuple[str, ...] = ("",)) -> pd.DataFrame:
+    """Two methods over the names, halving from each to the next."""
+    rows = [
+        {"panel": panel, "method": method, "layer": name, "gap": height * 0.5**i + 0.01 * pair}
+        for panel in panels
+        for method, height in (("naive", 0.1), ("matched", 0.6))
+        for i, name in enumerate(names)
+        for pair in range(pairs)
+    ]
+    return pd.DataFrame(rows)
+
+
+MLP = ["layer 1 before ReLU", "layer 1", "layer 2 before ReLU", "layer 2", "logits"]
+
+
+def test_lines_over_names_keep_their_order_and_say_them():
+    names = ["stem", "block", "a", "head"]
+    figure = plot_lines(over_layers(names, pairs=3), x="layer", y="gap", group="method")
+    assert list(figure.table.columns) == ["method", "layer", "pairs", "mean", "low", "high"]
+    assert figure.table["layer"].tolist() == names * 2
+    mean, low, high = interval([0.6, 0.61, 0.62])
+    first = figure.table.iloc[4]
+    assert tuple(first[["mean", "low", "high"]]) == pytest.approx((mean, low, high))
+    assert f"matched: gap by layer: {number(mean)} at stem (interval" in figure.alt
+    assert " at head (interval" in figure.alt
+    assert "the mean over 3 pairs" in figure.caption
+    written = texts(figure)
+    assert [text for text in written if text in names] == names
+    (axes,) = figure._panels[0].axes
+    for drawn in axes.get_lines():
+        assert drawn.get_xdata().tolist() == [0, 1, 2, 3]
+        assert drawn.get_markevery() is None  # at every point
+        assert drawn.get_marker() not in ("None", "", None)
+    # bands as with numbers
+    assert len(axes.collections) == 2
+
+
+def test_one_line_over_names_has_its_markers_and_gaps_are_bridged():
+    table = over_layers(["b", "a", "c"])
+    alone = plot_lines(table[table["method"] == "naive"], x="layer", y="gap", log_y=True)
+    assert alone.alt == "Gap by layer: 0.10 at b; 0.025 at c."
+    assert alone._panels[0].axes[0].get_lines()[0].get_marker() == "o"
+    assert alone._panels[0].axes[0].get_yscale() == "log"
+    assert list(alone.table.columns) == ["layer", "gap"]
+    few = table[(table["method"] == "naive") | (table["layer"] != "a")]
+    lines = plot_lines(few, x="layer", y="gap", group="method")._panels[0].axes[0].get_lines()
+    assert [line.get_xdata().tolist() for line in lines] == [[0, 1, 2], [0, 2]]
+
+
+def test_a_categorical_column_and_a_single_name_are_drawn():
+    table = over_layers(["b", "a"])
+    table["layer"] = table["layer"].astype("category")
+    figure = plot_lines(table, x="layer", y="gap", group="method")
+    assert figure.table["layer"].tolist() == ["b", "a", "b", "a"]
+    one = plot_lines(over_layers(["only"]), x="layer", y="gap", group="method")
+    assert "naive: gap by layer: 0.10 at only." in one.alt
+
+
+def test_panels_show_their_own_names_in_the_order_of_the_table():
+    table = pd.DataFrame(
+        {
+            "net": ["x", "x", "x", "y", "y"],
+            "layer": ["c", "b", "a", "a", "c"],
+            "gap": [0.1, 0.2, 0.3, 0.4, 0.5],
+        }
+    )
+    figure = plot_lines(table, x="layer", y="gap", panel="net")
+    labels = [
+        [label.get_text() for label in panel.axes[0].get_xticklabels()] for panel in figure._panels
+    ]
+    assert labels == [["c", "b", "a"], ["c", "a"]]
+    assert figure.table["layer"].tolist() == ["c", "b", "a", "c", "a"]
+    limits = {panel.axes[0].get_ylim() for panel in figure._panels}
+    assert len(limits) == 1
+
+
+VGG = [f"features.{i}" for i in range(13)] + [f"classifier.{i}" for i in (0, 3, 6)]
+RESNET = [f"layer{i}.{j}.conv{k}" for i in (1, 2, 3) for j in (0, 1, 2) for k in (1, 2)]
+LONG = ["a.very.long.module.name." * 3 + f"conv{i}" for i in range(9)]
+
+
+@pytest.mark.parametrize("panels", [None, ("x", "y")])
+@pytest.mark.parametrize(
+    "names",
+    [MLP, VGG[:10], VGG, ["conv1", *RESNET, "fc"], LONG, [f"block.{i}" for i in range(60)]],
+    ids=["mlp", "ten", "vgg", "resnet", "long", "sixty"],
+)
+def test_names_at_the_axis_do_not_run_into_one_another(names, panels):
+    table = over_layers(names, panels=panels or ("",))
+    figure = plot_lines(
+        table, x="layer", y="gap", group="method", panel="panel" if panels else None
+    )
+    for panel in figure._panels:
+        (axes,) = panel.axes
+        panel.canvas.draw()
+        shown = [label for label in axes.get_xticklabels() if label.get_text()]
+        boxes = [label.get_window_extent() for label in shown]
+        assert len(axes.get_xticks()) == len(names)
+        if len(names) <= 20:
+            assert len(shown) == len(names)
+        for (one, box), (other, following) in pairwise(zip(shown, boxes, strict=True)):
+            angle = one.get_rotation()
+            if angle == 0:
+                assert box.x1 < following.x0
+                continue
+            # slanted lines are as far apart as their height, at least
+            places = [axes.transData.transform((x.get_position()[0], 0))[0] for x in (one, other)]
+            height = one.get_fontsize() * figure._panels[0].dpi / 72
+            assert (places[1] - places[0]) * np.sin(np.radians(angle)) >= 1.05 * height
+        for box in boxes:
+            assert box.x0 > -1
+            assert box.y0 > -1
+        # what the names take is not taken from the lines
+        assert axes.get_window_extent().height > 105
+
+
+def test_wrapped_names_stay_level():
+    figure = plot_lines(over_layers(MLP), x="layer", y="gap", group="method")
+    assert {"layer 1", "before ReLU", "logits"} <= set(texts(figure))
+    labels = figure._panels[0].axes[0].get_xticklabels()
+    assert {label.get_rotation() for label in labels} == {0}
+
+
 def test_points_say_their_ranges_and_their_order():
     table = pd.DataFrame(
         {"r": [0.1, 0.2, 0.6, 0.7], "barrier": [1.0, 0.9, 0.02, 0.01], "data": ["a", "a", "b", "b"]}
@@ -131,6 +255,18 @@ def test_many_names_are_wrapped_and_long_legends_take_several_lines():
         (lambda: plot_lines(measured(), "gamma", "R", log_x=True), "'gamma' above zero .* found 0"),
         (lambda: plot_lines(measured(), "gamma", "R", panel="layer"), "columns .*'layer'"),
         (lambda: plot_lines(measured().assign(R=np.nan), "gamma", "R"), "finite .*'R'"),
+        (
+            lambda: plot_lines(over_layers(["a", "b"]), "layer", "gap", log_x=True),
+            "found names: 'a'",
+        ),
+        (
+            lambda: plot_lines(over_layers(["a"]).assign(layer=["a", None]), "layer", "gap"),
+            "numbers or names in column 'layer', found both: (None|nan)",
+        ),
+        (
+            lambda: plot_lines(over_layers(["a"]).assign(gap=0), "layer", "gap", log_y=True),
+            "'gap' above zero",
+        ),
         (lambda: plot_points(measured(), "gamma", "R", group="data"), "columns .*'data'"),
         (lambda: plot_points(measured().assign(R=-1), "gamma", "R", log_y=True), "found -1"),
         (lambda: plot_matrices({}), "at least one matrix"),
@@ -148,6 +284,7 @@ def test_the_same_data_make_the_same_bytes():
     first, second = (
         [
             plot_lines(measured(), "gamma", "R", group="method").html(),
+            plot_lines(over_layers(VGG), "layer", "gap", group="method").html(),
             plot_points(measured(), "gamma", "R", group="method").html(),
             plot_matrices({"a": np.eye(3), "b": -np.eye(3)}).html(),
         ]

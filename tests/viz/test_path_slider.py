@@ -135,7 +135,7 @@ def test_script_json_refuses_what_json_lacks():
 
 
 def test_assets_cannot_end_their_elements():
-    for name in ("slider.js", "chart.js", "path_slider.js", "network_slider.js"):
+    for name in ("slider.js", "chart.js", "network.js", "path_slider.js", "network_slider.js"):
         assert "</script" not in asset(name)
         assert "innerHTML" not in asset(name)
     for name in ("slider.css", "network_slider.css"):

@@ -16,7 +16,6 @@ from torch import nn
 from torch.nn import functional as F
 
 import mcbook as mc
-from mcbook.viz import permutation_slider
 from mcbook.viz.permutation_slider import (
     PermutationSlider,
     permutation_payload,
@@ -245,9 +244,3 @@ def test_the_script_has_one_slider():
     assert "buildNetworkSlider" not in str(script)
     assert "</script" not in str(script)
     assert "</style" not in asset("permutation_slider.css")
-
-
-def test_network_slider_without_its_slider_is_missed(monkeypatch):
-    monkeypatch.setattr(permutation_slider, "asset", lambda *names: "function other() {}")
-    with pytest.raises(RuntimeError, match="found none"):
-        permutation_slider._running()
