@@ -348,3 +348,50 @@ def similarity(x: np.ndarray, y: np.ndarray, cost: str) -> np.ndarray:
             else:
                 found[i, j] = -np.mean((u - v) ** 2)
     return found
+
+
+# features -----------------------------------------------------------------------------------
+
+
+def calls(model: nn.Module, x: Tensor, names: Sequence[str]) -> list[tuple[str, Tensor, Tensor]]:
+    """Name, input and output of every call of the named modules, float64; all are kept."""
+    model = copy.deepcopy(model).double().eval()
+    read: dict[str, Tensor] = {}
+    kept: list[tuple[str, Tensor, Tensor]] = []
+    for name in names:
+        module = model.get_submodule(name)
+        module.register_forward_pre_hook(
+            lambda _, args, name=name: read.update({name: args[0].detach().clone()})
+        )
+        module.register_forward_hook(
+            lambda _, __, z, name=name: kept.append((name, read[name], z.detach().clone()))
+        )
+    model(x.double())  # with gradients: PyTorch takes no short cuts then
+    return kept
+
+
+def spread(values: Sequence[float | None]) -> tuple[float, float, int]:
+    """Mean and standard deviation of those that are there, and how many are not."""
+    there = [v for v in values if v is not None]
+    mean = math.fsum(there) / len(there) if there else math.nan
+    if len(there) < 2:
+        return mean, math.nan, len(values) - len(there)
+    square = math.fsum((v - mean) ** 2 for v in there) / (len(there) - 1)
+    return mean, math.sqrt(square), len(values) - len(there)
+
+
+def inner(x: Sequence[float], y: Sequence[float]) -> float:
+    """`Σ x_i y_i`."""
+    return math.fsum(p * q for p, q in zip(x, y, strict=True))
+
+
+def apart(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """`|x - y|² / (|x| |y|)`; None where a vector is zero."""
+    norms = math.sqrt(inner(x, x) * inner(y, y))
+    return math.fsum((p - q) ** 2 for p, q in zip(x, y, strict=True)) / norms if norms else None
+
+
+def cosine(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """`<x, y> / (|x| |y|)`; None where a vector is zero."""
+    norms = math.sqrt(inner(x, x) * inner(y, y))
+    return inner(x, y) / norms if norms else None

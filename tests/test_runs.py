@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -42,6 +44,34 @@ def test_a_fork_goes_its_own_way(tiny: mc.Data) -> None:
     for seed in (3, 8):
         run.fork(seed).advance(12, Bar(0, ""), None)
     assert_same_state(run, twin)
+
+
+@pytest.mark.parametrize(("shared", "step"), [(0, 0), (0.3, 2), (0.5, 2), (1, 5), (1.3, 6)])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_spawned_copies_part_with_equal_weights_and_optimizers(
+    shared: float, step: int, optimizer: str, tiny: mc.Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five steps an epoch: the fork is at the nearest whole step."""
+    forks: list[Run] = []
+    plain = Run.fork
+
+    def fork(run: Run, seed: int) -> Run:
+        copied = plain(run, seed)
+        forks.append(copy.deepcopy(copied))  # before it goes its own way
+        return copied
+
+    monkeypatch.setattr(Run, "fork", fork)
+    recipe = {"optimizer": optimizer, "lr": 0.01, "batch_size": 16, "augment": True}
+    spawned = mc.spawn(everything(), tiny, shared, 2, seeds=(3, 8), **recipe)
+    first, second = forks
+    assert first.step == second.step == step
+    assert_same_state(first, second)
+    assert same(first.model, everything()) == (step == 0)
+    assert (len(first.optimizer.state_dict()["state"]) > 0) == (step > 0)
+    plainly = Run(everything(), tiny, 2, 3, Recipe(**recipe))
+    plainly.advance(step, Bar(0, ""), None)
+    assert_same_state(plainly, second)
+    assert not same(*spawned)
 
 
 def test_the_steps_may_be_taken_in_any_portions(tiny: mc.Data) -> None:

@@ -32,9 +32,10 @@ def logit_blend(
 ) -> pd.DataFrame:
     r"""Compare the network between A and B with the blend of A's and B's logits.
 
-    The blend :math:`t = (1 - \alpha)\, f(\theta_A; x) + \alpha\, f(\theta_B; x)` of the logits is
-    what the network at :math:`\theta_\alpha` puts out if features connect linearly at the last
-    layer.  Three things hold for *any* two networks:
+    The blend of the logits,
+    :math:`\bar f = (1 - \alpha)\, f(\theta_A; x) + \alpha\, f(\theta_B; x)`, is what the network
+    at :math:`\theta_\alpha` puts out if features connect linearly at the last layer.
+    Three things hold for *any* two networks:
 
     - the blend errs only where A or B errs, so that its error is at most
       :math:`e_A + e_B` (lemma 1 of Zhou et al. 2023: for, if both logits of a class are largest,
@@ -46,8 +47,8 @@ def logit_blend(
 
     A blend that is scaled by a positive number predicts the same; the loss does depend on scale.
     `rescaled_loss` is the network's loss after its logits are divided by the coefficient
-    :math:`\langle m, t \rangle / \lVert t \rVert^2` over all images: what is left of a barrier if
-    the scale of the logits is put right.
+    :math:`\langle f_\alpha, \bar f \rangle / \lVert \bar f \rVert^2` over all images: what is left
+    of a barrier if the scale of the logits is put right.
 
     Args:
         a: the network A, a classifier.
@@ -91,7 +92,9 @@ def logit_blend(
 
     def logits(alpha: float) -> Tensor:
         with evaluating(along.at(alpha)[0]) as model:
-            return torch.cat([model(batch) for batch in x.split(batch_size)])
+            parts = [model(batch) for batch in x.split(batch_size)]
+        score(parts[0], y[: len(parts[0])])  # refuses what are no logits
+        return torch.cat(parts)
 
     def measured(z: Tensor) -> tuple[float, float]:
         loss, correct = score(z, y)

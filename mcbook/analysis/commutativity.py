@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..paths.linear import LinearPath
 from ..progress import Bar
 from .layer_matrices import CONVOLUTIONS, TRANSPOSED, check_pair
-from .observing import batch_size_for, checked_inputs, find_calls
+from .observing import batches_of, checked_inputs, find_calls, has_plain_forward
 from .running import Ratio, Spread, dots
 from .weak_additivity import passed
 
@@ -73,7 +73,7 @@ def commutativity(
 
     Raises:
         TypeError: see `feature_connectivity`; also for a layer that is neither linear nor a
-            convolution.
+            convolution, has a forward of its own, or is given more than its input.
         IncompatibleError: when the networks are not of one architecture.
         UnknownNameError: for a layer that is not there; offers the close ones.
         ValueError: see `feature_connectivity`.
@@ -91,14 +91,18 @@ def commutativity(
     x = checked_inputs(start, x)
     calls = find_calls(start, x, layers, ("linear",))
     for call in calls:
-        if call.kind != "linear":
-            kind = type(start.get_submodule(call.module)).__name__
+        module = start.get_submodule(call.module)
+        if call.kind != "linear" or not has_plain_forward(module):
+            own = " with a forward of its own" if call.kind == "linear" else ""
             raise TypeError(
-                f"expected linear layers or convolutions, found that {call.name!r} is a {kind}"
+                f"expected linear layers or convolutions as PyTorch has them, found that "
+                f"{call.name!r} is a {type(module).__name__}{own}"
             )
+    for model in (start, end):
+        passed(model, calls, x[:1])  # weights that hooks compute are computed in a pass
     pairs = [tuple(m.get_submodule(call.module) for m in (start, end)) for call in calls]
     found = [_Commutativity(*pair) for pair in pairs]
-    batches = x.split(batch_size or batch_size_for(calls, inputs=True))
+    batches = batches_of(x, calls, batch_size, inputs=True)
     with Bar(len(batches), "commutativity", progress) as bar:
         for batch in batches:
             one, other = (passed(model, calls, batch) for model in (start, end))
@@ -106,7 +110,8 @@ def commutativity(
                 layer.add(one.pop(i), other.pop(i))
             bar.advance()
     return pd.DataFrame(
-        {"layer": call.name, **layer.row()} for call, layer in zip(calls, found, strict=True)
+        {"layer": call.name, **layer.row(call.name)}
+        for call, layer in zip(calls, found, strict=True)
     )
 
 
@@ -136,8 +141,9 @@ class _Commutativity:
         self.whole.add(aa=flat[0] ** 2, bb=flat[1] ** 2, hh=flat[2] ** 2)
         self.whole.add(reached=_reached(self.a, apart.double().square()))
 
-    def row(self) -> dict[str, float]:
+    def row(self, layer: str) -> dict[str, float]:
         """The columns of the table."""
+        self.whole.check_finite(layer)
         dist = self.whole.over_norms("dd", "ll", "rr")
         dist_weights = self.weights.over_norms("dd", "aa", "bb")
         dist_features = self.whole.over_norms("hh", "aa", "bb")

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ..normalized import Normalized, check_normalization
 from ..paths.linear import LinearPath
 from ..progress import Bar
-from .features import checked_alphas
+from .features import checked_alphas, features_of
 from .layer_matrices import check_pair
-from .observing import batch_size_for, checked_inputs, find_calls, observe
+from .observing import batches_of, checked_inputs, find_calls
 from .running import Ratio, dots
 from .weak_additivity import passed
 
@@ -51,7 +51,7 @@ def feature_defects(
 
     What a linear layer or convolution makes is the failure of commutativity,
     :math:`-\alpha (1 - \alpha) (W_A - W_B)(h_A - h_B)`; what an activation makes is the failure of
-    weak additivity, :math:`\sigma(\bar z) - \bar\sigma`.  If nobody makes anything, nothing is
+    weak additivity, :math:`\phi(\bar z) - \bar\phi`.  If nobody makes anything, nothing is
     inherited, and the features are those of the mixture in every layer: theorem 1 of Zhou et al.
     Norms and pooling are modules like others here.
 
@@ -61,7 +61,8 @@ def feature_defects(
         x: the inputs, `[n, ...]`.
         alphas: the weights of B, in [0, 1].
         layers: names of modules that read one tensor, or of single calls of them.  By default all
-            modules without children but those without effect (dropout, flattening, identity).
+            modules without children that make one tensor from one tensor of numbers, but those
+            without effect (dropout, flattening, identity).
         normalization: see `feature_connectivity`.  `reset` only or `none`.
         statistics: see `feature_connectivity`.
         batch_size: how many samples at once; the results do not depend on it, up to rounding.
@@ -71,7 +72,8 @@ def feature_defects(
         A row for each layer in the order of the forward pass, and each alpha: `layer`, `kind`,
         `alpha`; `total`, `made` and `inherited`, root mean squares over all samples relative to
         that of the mixture :math:`\bar z`; `angle`, the cosine between made and inherited, so that
-        `total² = made² + inherited² + 2 angle · made · inherited`.
+        `total² = made² + inherited² + 2 angle · made · inherited`.  NaN where that is nothing by
+        nothing: the angle where nothing is made, for instance.
 
     Raises:
         TypeError: see `feature_connectivity`.
@@ -102,26 +104,19 @@ def feature_defects(
     between = [along.at(alpha)[0] for alpha in numbers]
     calls = find_calls(start, x, layers, ("linear", "activation", "other"))
     found = [[_Defect(alpha) for alpha in numbers] for _ in calls]
-    batches = x.split(batch_size or batch_size_for(calls, inputs=True))
+    batches = batches_of(x, calls, batch_size, inputs=True)
     with Bar(len(batches), "defects", progress) as bar:
         for batch in batches:
             one, other = (passed(model, calls, batch) for model in (start, end))
             for column, model in enumerate(between):
-                modules = [model.get_submodule(call.module) for call in calls]
-
-                def see(
-                    i: int,
-                    _: Tensor,
-                    z: Tensor,
-                    column: int = column,
-                    modules: list[nn.Module] = modules,
-                ) -> None:
-                    found[i][column].add(modules[i], one[i], other[i], z)  # noqa: B023
-
-                observe(model, calls, batch, see)
+                own = features_of(model, calls, batch)
+                # after the pass: a module run on its own would call the hooks of those in it
+                for i, call in enumerate(calls):
+                    module = model.get_submodule(call.module)
+                    found[i][column].add(module, one[i], other[i], own[i])
             bar.advance()
     return pd.DataFrame(
-        {"layer": call.name, "kind": call.kind, **defect.row()}
+        {"layer": call.name, "kind": call.kind, **defect.row(call.name)}
         for call, several in zip(calls, found, strict=True)
         for defect in several
     )
@@ -141,13 +136,13 @@ class _Defect:
         b: tuple[Tensor, Tensor],
         z: Tensor,
     ) -> None:
-        """See a batch: what the module reads and puts out in A and B, and what it puts out."""
+        """See a batch: what it reads and puts out in A and B, and its own output, `[n, d]`."""
         (h_a, z_a), (h_b, z_b) = a, b
         with torch.no_grad():
             # forward, since hooks are for real passes
             alone = module.forward(torch.lerp(h_a, h_b, self.alpha)).flatten(1).double()
         mixture = torch.lerp(z_a.double(), z_b.double(), self.alpha).flatten(1)
-        own = z.flatten(1).double()
+        own = z.double()
         made, inherited, total = alone - mixture, own - alone, own - mixture
         self.whole.add(
             tt=dots(total, total),
@@ -157,8 +152,9 @@ class _Defect:
             zz=dots(mixture, mixture),
         )
 
-    def row(self) -> dict[str, float]:
+    def row(self, layer: str) -> dict[str, float]:
         """The columns of the table."""
+        self.whole.check_finite(layer)
         return {
             "alpha": self.alpha,
             "total": self.whole.over("tt", "zz") ** 0.5,

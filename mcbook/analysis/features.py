@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from ..paths.base import Path
 from ..paths.linear import LinearPath
 from ..progress import Bar
 from .layer_matrices import check_pair
-from .observing import Call, batch_size_for, checked_inputs, find_calls, observe
+from .observing import Call, batches_of, checked_inputs, find_calls, observe
 from .running import Ratio, Spread, dots
 
 __all__ = ["checked_alphas", "feature_connectivity"]
@@ -43,18 +44,19 @@ def feature_connectivity(
 
     .. math::
 
-        m = f(\theta_\alpha; x_i), \qquad
-        t = (1 - \alpha)\, f(\theta_A; x_i) + \alpha\, f(\theta_B; x_i),
+        f_\alpha = f(\theta_\alpha; x_i), \qquad
+        \bar f = (1 - \alpha)\, f(\theta_A; x_i) + \alpha\, f(\theta_B; x_i),
 
     .. math::
 
-        \cos = \frac{\langle m, t \rangle}{\lVert m \rVert \lVert t \rVert}, \qquad
-        \text{coef} = \frac{\langle m, t \rangle}{\lVert t \rVert^2} .
+        \cos = \frac{\langle f_\alpha, \bar f \rangle}
+        {\lVert f_\alpha \rVert \lVert \bar f \rVert}, \qquad
+        \text{coef} = \frac{\langle f_\alpha, \bar f \rangle}{\lVert \bar f \rVert^2} .
 
-    The two networks are *layerwise linearly feature connected* if :math:`c\, m = t` with some
-    :math:`c > 0` in every layer for every :math:`\alpha` (definition 2 of Zhou et al.): a cosine
-    of 1.  The coefficient is :math:`1 / c`.  The baseline is the cosine of the ends' own features,
-    :math:`f(\theta_A; x_i)` with :math:`f(\theta_B; x_i)`.
+    The two networks are *layerwise linearly feature connected* if :math:`c\, f_\alpha = \bar f`
+    with some :math:`c > 0` in every layer for every :math:`\alpha` (definition 2 of Zhou et al.): a
+    cosine of 1.  The coefficient is :math:`1 / c`.  The baseline is the cosine of the ends' own
+    features, :math:`f(\theta_A; x_i)` with :math:`f(\theta_B; x_i)`.
 
     Samples are streamed: batch after batch goes through A, B and all mixtures, and only sums are
     kept, so that the memory does not grow with the number of samples.  Networks run in their own
@@ -119,7 +121,7 @@ def feature_connectivity(
     between = [along.at(alpha)[0] for alpha in alphas]
 
     found = [[_Connection(alpha) for alpha in alphas] for _ in calls]
-    batches = x.split(batch_size or batch_size_for(calls))
+    batches = batches_of(x, calls, batch_size)
     with Bar(len(batches), "features", progress) as bar:
         for batch in batches:
             ends = [Ends(features) for features in features_of(start, calls, batch)]
@@ -133,7 +135,7 @@ def feature_connectivity(
                 observe(model, calls, batch, see)
             bar.advance()
     return pd.DataFrame(
-        {"layer": call.name, "kind": call.kind, **connection.row()}
+        {"layer": call.name, "kind": call.kind, **connection.row(call.name)}
         for call, connections in zip(calls, found, strict=True)
         for connection in connections
     )
@@ -145,8 +147,9 @@ def checked_alphas(alphas: float | Iterable[float]) -> list[float]:
     Raises:
         ValueError: when there are none, or one is outside [0, 1].
     """
-    numbers = [alphas] if isinstance(alphas, (int, float)) else [float(a) for a in alphas]
-    numbers = list(dict.fromkeys(float(a) for a in numbers))
+    # a number of any library, or several
+    values = np.atleast_1d(np.asarray(alphas, dtype=float)).tolist()
+    numbers: list[float] = list(dict.fromkeys(values))
     if not numbers:
         raise ValueError("expected at least one alpha, found none")
     for alpha in numbers:
@@ -190,9 +193,9 @@ class Ends:
         return torch.lerp(self.a, self.b, alpha)
 
     def vanishes(self, squares: Tensor, alpha: float) -> Tensor:
-        """Where a mixture with these squared lengths is zero up to rounding."""
+        """Where a mixture with these squared lengths is zero up to rounding of the features."""
         lengths = (1 - alpha) * self.aa.sqrt() + alpha * self.bb.sqrt()
-        return squares <= (self.eps * lengths).square()
+        return squares <= (8 * self.eps * lengths).square()
 
 
 class _Connection:
@@ -215,8 +218,9 @@ class _Connection:
         self.ends.add(ends.ab / (ends.aa * ends.bb).sqrt(), (ends.aa > 0) & (ends.bb > 0))
         self.whole.add(mm=mm, tt=tt, mt=mt, aa=ends.aa, bb=ends.bb, ab=ends.ab)
 
-    def row(self) -> dict[str, float]:
+    def row(self, layer: str) -> dict[str, float]:
         """The columns of the table."""
+        self.whole.check_finite(layer)
         return {
             "alpha": self.alpha,
             "cos": self.cos.mean,

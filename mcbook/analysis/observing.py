@@ -20,7 +20,7 @@ from ..errors import UnknownNameError, expect
 from ..evaluation import evaluating
 from .layer_matrices import CONVOLUTIONS, TRANSPOSED
 
-__all__ = ["Call", "batch_size_for", "checked_inputs", "find_calls", "observe"]
+__all__ = ["Call", "batches_of", "checked_inputs", "find_calls", "has_plain_forward", "observe"]
 
 # an attention's output is a tuple and no activation, though PyTorch keeps it among them
 _ACTIVATIONS = tuple(
@@ -45,6 +45,7 @@ class Call:
         name: the module's, with `:1`, `:2`, ... behind it if it is called several times.
         module: the module's name.
         turn: which of its calls this is, from 1.
+        turns: how often it is called.
         kind: `linear` (convolutions included), `activation` or `other`.
         read: how many numbers it reads for one sample.
         put_out: how many it puts out.
@@ -53,6 +54,7 @@ class Call:
     name: str
     module: str
     turn: int
+    turns: int
     kind: str
     read: int
     put_out: int
@@ -82,11 +84,12 @@ def find_calls(
     """The calls to look at, in the order of the forward pass.
 
     Args:
-        model: any module; it runs once, on the first sample.
+        model: any module; it runs once, on the first samples.
         x: its inputs, `[count, ...]`.
         layers: names of modules, or of single calls of modules.  None: all of `kinds`.
         kinds: of `linear`, `activation` and `other`; the last are all modules without children
-            that are neither and that have an effect in eval mode (norms, pooling).
+            that are neither, have an effect in eval mode (norms, pooling), and make one tensor
+            from one tensor of numbers.
 
     Raises:
         TypeError: for something that is no module, or a module that does not put out one tensor.
@@ -95,14 +98,15 @@ def find_calls(
             several times, or its output has no sample axis in front.
     """
     expect(model, nn.Module, "a torch.nn.Module")
-    named = {name: module for name, module in model.named_modules() if name}
+    named = {n: m for n, m in model.named_modules(remove_duplicate=False) if n}
     if layers is None:
-        chosen = {n: m for n, m in named.items() if _kind(m) in kinds}
+        chosen = {n: m for n, m in named.items() if _kind(m) in kinds and "parametriz" not in n}
     else:
         layers = [layers] if isinstance(layers, str) else list(layers)
         chosen = {name: _named(named, name) for name in layers}
     modules = {module: _name_of(named, module) for module in chosen.values()}
-    calls = _probe(model, modules, x[:1])
+    # two samples: a network may squeeze away the axis of a single one
+    calls = _probe(model, modules, x[:2], lenient=layers is None)
     if layers is not None:
         calls = _wanted(layers, modules, named, calls)
     if not calls:
@@ -115,55 +119,82 @@ def find_calls(
     return calls
 
 
-def batch_size_for(calls: Sequence[Call], inputs: bool = False) -> int:
-    """How many samples at once, so that what is held of A and B fits into a fixed memory."""
-    size = sum(call.put_out + call.read * inputs for call in calls) * 8 * 2  # float64, A and B
-    return int(min(_MOST_AT_ONCE, max(1, _MEMORY // max(1, size))))
+def batches_of(
+    x: Tensor, calls: Sequence[Call], batch_size: int | None, inputs: bool = False
+) -> tuple[Tensor, ...]:
+    """The inputs in batches; by default so large that what is held of A and B fits into memory.
+
+    Raises:
+        ValueError: for a batch size below 1.
+    """
+    if batch_size is None:
+        size = sum(call.put_out + call.read * inputs for call in calls) * 8 * 2  # float64, A and B
+        batch_size = int(min(_MOST_AT_ONCE, max(1, _MEMORY // max(1, size))))
+    if batch_size < 1:
+        raise ValueError(f"expected a batch size of at least 1, found {batch_size}")
+    return x.split(batch_size)
 
 
-def observe(model: nn.Module, calls: Sequence[Call], x: Tensor, see: See) -> Tensor:
+def has_plain_forward(module: nn.Module) -> bool:
+    """Whether a linear layer or convolution computes what PyTorch's does."""
+    return any(type(module).forward is kind.forward for kind in _LINEAR)
+
+
+def observe(
+    model: nn.Module, calls: Sequence[Call], x: Tensor, see: See, inputs: bool = False
+) -> Tensor:
     """One forward pass in eval mode in which `see` is shown every call.
 
     Args:
         model: any module; its flags are restored and its hooks removed, whatever happens.
         calls: what to show.
         x: the inputs of the network, `[count, ...]`.
-        see: gets the number of the call, its input and its output.  Both may be overwritten in
-            the rest of the pass: what is to be kept must be copied.  If it returns a tensor, that
-            takes the place of the output.
+        see: gets the number of the call, its input and its output.  The output may be overwritten
+            in the rest of the pass: what is to be kept must be copied.  If it returns a tensor,
+            that takes the place of the output.
+        inputs: whether the calls' inputs are wanted: copies, made before the module runs, which
+            may work in place.  Each call must then read one tensor and nothing else.
 
     Returns:
         The network's output.
 
     Raises:
+        TypeError: see `inputs`.
         ValueError: when the pass does not make these calls.
     """
     numbers = {(call.module, call.turn): i for i, call in enumerate(calls)}
+    most = {call.module: call.turns for call in calls}
     seen: set[int] = set()
     turns: dict[str, int] = {}
-    inputs: dict[str, Tensor] = {}
+    read: dict[str, Tensor] = {}
 
-    def before(name: str, module: nn.Module, args: tuple, options: dict[str, Any]) -> None:
+    def before(name: str, _: nn.Module, args: tuple, options: dict[str, Any]) -> None:
         turns[name] = turns.get(name, 0) + 1
-        z = _first(name, args, options)
-        inputs[name] = z.clone() if getattr(module, "inplace", False) else z
+        if turns[name] > most[name]:
+            raise _otherwise(name)
+        if inputs:
+            read[name] = _only(name, args, options).clone()
 
     def after(name: str, _: nn.Module, __: tuple, output: Any) -> Tensor | None:
         i = numbers.get((name, turns[name]))
         if i is None:
             return None
         seen.add(i)
-        return see(i, inputs.pop(name), _one_tensor(name, output, len(x)))
+        z = _one_tensor(name, output, len(x))
+        return see(i, read.pop(name) if inputs else z, z)
 
     with _hooked(model, dict.fromkeys(call.module for call in calls), before, after):
         result: Tensor = model(x)
     if len(seen) < len(calls):
-        missing = next(call.name for i, call in enumerate(calls) if i not in seen)
-        raise ValueError(
-            f"expected every forward pass to call {missing} as the first one did, found one that "
-            f"does not: networks whose way depends on the input cannot be compared layer by layer"
-        )
+        raise _otherwise(next(call.name for i, call in enumerate(calls) if i not in seen))
     return result
+
+
+def _otherwise(name: str) -> ValueError:
+    return ValueError(
+        f"expected every forward pass to call {name} as the first one did, found one that does "
+        f"not: networks whose way depends on the input cannot be compared layer by layer"
+    )
 
 
 def _kind(module: nn.Module) -> str:
@@ -177,7 +208,7 @@ def _kind(module: nn.Module) -> str:
 
 
 def _named(named: dict[str, nn.Module], name: str) -> nn.Module:
-    for there in (name, name.rpartition(":")[0]):
+    for there in (name, str(name).rpartition(":")[0]):
         if there in named:
             return named[there]
     raise UnknownNameError("layer", name, named)
@@ -187,19 +218,32 @@ def _name_of(named: dict[str, nn.Module], module: nn.Module) -> str:
     return next(name for name, other in named.items() if other is module)
 
 
-def _probe(model: nn.Module, modules: dict[nn.Module, str], x: Tensor) -> list[Call]:
-    """All calls of these modules in their order."""
+def _probe(model: nn.Module, modules: dict[nn.Module, str], x: Tensor, lenient: bool) -> list[Call]:
+    """All calls of these modules in their order; `lenient` leaves out others that do not fit."""
     found: list[tuple[nn.Module, int, int]] = []
     read: dict[str, int] = {}
+    unfit: set[nn.Module] = set()
 
-    def before(name: str, _: nn.Module, args: tuple, options: dict[str, Any]) -> None:
-        read[name] = _first(name, args, options).numel()
+    def before(name: str, module: nn.Module, args: tuple, options: dict[str, Any]) -> None:
+        try:
+            read[name] = _only(name, args, options).numel()
+        except TypeError:
+            # only a matter where inputs are wanted
+            read[name] = 0
+            if lenient and _kind(module) == "other":
+                unfit.add(module)
 
     def after(name: str, module: nn.Module, _: tuple, output: Any) -> None:
-        found.append((module, read[name], _one_tensor(name, output, len(x)).numel()))
+        try:
+            found.append((module, read[name], _one_tensor(name, output, len(x)).numel()))
+        except (TypeError, ValueError):
+            if not (lenient and _kind(module) == "other"):
+                raise
+            unfit.add(module)
 
     with _hooked(model, modules.values(), before, after):
         model(x)
+    found = [call for call in found if call[0] not in unfit]
     turns: dict[nn.Module, int] = {}
     total: dict[nn.Module, int] = {}
     for module, *_ in found:
@@ -208,8 +252,9 @@ def _probe(model: nn.Module, modules: dict[nn.Module, str], x: Tensor) -> list[C
     for module, inputs, outputs in found:
         turn = turns[module] = turns.get(module, 0) + 1
         name = modules[module] if total[module] == 1 else f"{modules[module]}:{turn}"
+        sizes = inputs // len(x), outputs // len(x)
         kind = _kind(module) or "other"
-        calls.append(Call(name, modules[module], turn, kind, inputs, outputs))
+        calls.append(Call(name, modules[module], turn, total[module], kind, *sizes))
     return calls
 
 
@@ -243,12 +288,19 @@ def _wanted(
     return [call for call in calls if call.name in kept]
 
 
-def _first(name: str, args: tuple, options: dict[str, Any]) -> Tensor:
-    """The first tensor among a call's arguments."""
-    for value in (*args, *options.values()):
-        if isinstance(value, Tensor):
-            return value
-    raise TypeError(f"expected the layer {name!r} to be given a tensor, found none")
+def _only(name: str, args: tuple, options: dict[str, Any]) -> Tensor:
+    """The one tensor that a call is given."""
+    values = (*args, *options.values())
+    if len(values) != 1 or not isinstance(values[0], Tensor) or not values[0].is_floating_point():
+        raise TypeError(
+            f"expected the layer {name!r} to read one tensor of floating-point numbers and nothing "
+            f"else, found {', '.join(_told(value) for value in values) or 'nothing'}"
+        )
+    return values[0]
+
+
+def _told(value: Any) -> str:
+    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
 
 
 def _one_tensor(name: str, output: Any, count: int) -> Tensor:

@@ -73,6 +73,15 @@ class Ratio:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.double().sum())
 
+    def check_finite(self, layer: str) -> None:
+        """Refuse sums that are not finite.
+
+        Raises:
+            ValueError: naming the layer.
+        """
+        if not all(map(math.isfinite, self.sums.values())):
+            raise ValueError(f"expected finite features of {layer}, found NaN or infinite ones")
+
     def over_norms(self, top: str, one: str, other: str) -> float:
         """`top / sqrt(one · other)`, NaN where that is nothing by nothing."""
         below = math.sqrt(self.sums[one] * self.sums[other])

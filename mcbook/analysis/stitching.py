@@ -13,7 +13,7 @@ from ..evaluation import evaluate, score
 from ..paths.linear import LinearPath
 from ..progress import Bar
 from .layer_matrices import check_pair
-from .observing import batch_size_for, checked_inputs, find_calls, observe
+from .observing import batches_of, checked_inputs, find_calls, observe
 
 __all__ = ["stitch"]
 
@@ -71,8 +71,8 @@ def stitch(
     y = split.y.to(x.device)
     calls = find_calls(start, x, layers, ("linear", "activation"))
     losses, correct = [0.0] * len(calls), [0] * len(calls)
-    size = batch_size or batch_size_for(calls)
-    batches = list(zip(x.split(size), y.split(size), strict=True))
+    parts = batches_of(x, calls, batch_size)
+    batches = list(zip(parts, y.split(len(parts[0])), strict=True))
     with Bar(len(batches), "stitching", progress) as bar:
         for images, labels in batches:
             kept: dict[int, Tensor] = {}

@@ -12,7 +12,7 @@ from ..paths.linear import LinearPath
 from ..progress import Bar
 from .features import checked_alphas
 from .layer_matrices import check_pair
-from .observing import Call, batch_size_for, checked_inputs, find_calls, observe
+from .observing import Call, batches_of, checked_inputs, find_calls, observe
 from .running import Ratio, Spread, dots
 
 __all__ = ["weak_additivity"]
@@ -29,15 +29,15 @@ def weak_additivity(
 ) -> pd.DataFrame:
     r"""How far the activations of two networks are from additive where the networks need it.
 
-    With :math:`Z_A, Z_B` what an activation :math:`\sigma` reads in A and in B,
+    With :math:`Z_A, Z_B` what an activation :math:`\phi` reads in A and in B,
 
     .. math::
 
-        \sigma\bigl((1 - \alpha) Z_A + \alpha Z_B\bigr) =
-        (1 - \alpha)\,\sigma(Z_A) + \alpha\,\sigma(Z_B)
+        \phi\bigl((1 - \alpha) Z_A + \alpha Z_B\bigr) =
+        (1 - \alpha)\,\phi(Z_A) + \alpha\,\phi(Z_B)
 
     is *weak additivity* (definition 3 of Zhou et al. 2023; for ReLU at :math:`\alpha = 1/2` the
-    factors cancel, :math:`\sigma(Z_A + Z_B) = \sigma(Z_A) + \sigma(Z_B)`).  For ReLU it holds at a
+    factors cancel, :math:`\phi(Z_A + Z_B) = \phi(Z_A) + \phi(Z_B)`).  For ReLU it holds at a
     unit exactly where both inputs have one sign, or one is zero.  Measured is the distance of the
     sides,
 
@@ -64,7 +64,7 @@ def weak_additivity(
         `zeros`, how many of them were left out of the means because a side is zero.
 
     Raises:
-        TypeError: see `feature_connectivity`.
+        TypeError: see `feature_connectivity`; also for a layer that reads anything but one tensor.
         IncompatibleError: when the networks are not of one architecture.
         UnknownNameError: for a layer that is not there; offers the close ones.
         ValueError: see `feature_connectivity`.
@@ -84,7 +84,9 @@ def weak_additivity(
     x = checked_inputs(start, x)
     calls = find_calls(start, x, layers, ("activation",))
     found = [[_Additivity(alpha) for alpha in numbers] for _ in calls]
-    batches = x.split(batch_size or batch_size_for(calls, inputs=True))
+    for model in between:
+        passed(model, calls, x[:1])  # weights that hooks compute are computed in a pass
+    batches = batches_of(x, calls, batch_size, inputs=True)
     with Bar(len(batches), "weak additivity", progress) as bar:
         for batch in batches:
             one, other = (passed(model, calls, batch) for model in (start, end))
@@ -95,7 +97,7 @@ def weak_additivity(
                 del one[i], other[i]
             bar.advance()
     return pd.DataFrame(
-        {"layer": call.name, "kind": call.kind, **additivity.row()}
+        {"layer": call.name, "kind": call.kind, **additivity.row(call.name)}
         for call, several in zip(calls, found, strict=True)
         for additivity in several
     )
@@ -106,9 +108,9 @@ def passed(model: nn.Module, calls: Sequence[Call], x: Tensor) -> dict[int, tupl
     kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def keep(i: int, z: Tensor, output: Tensor) -> None:
-        kept[i] = z.clone(), output.clone()
+        kept[i] = z, output.clone()
 
-    observe(model, calls, x, keep)
+    observe(model, calls, x, keep, inputs=True)
     return kept
 
 
@@ -137,8 +139,9 @@ class _Additivity:
         self.signs.add((z_a.sign() == z_b.sign()).flatten(1).double().mean(1))
         self.whole.add(dd=dd, ll=ll, rr=rr, lr=lr)
 
-    def row(self) -> dict[str, float]:
+    def row(self, layer: str) -> dict[str, float]:
         """The columns of the table."""
+        self.whole.check_finite(layer)
         return {
             "alpha": self.alpha,
             "dist": self.whole.over_norms("dd", "ll", "rr"),
