@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from . import weights
 from .augmentation import flip_and_crop
@@ -126,7 +127,19 @@ class Run:
         if seed != self.seed:
             other.seed, other.random = seed, self._seeded(seed)
             other.start = f"{self.start} forked from seed {self.seed} at step {self.step}"
+        self._check_twin(other)
         return other
+
+    def _check_twin(self, other: Run) -> None:
+        """Assert that a fork has this run's weights and optimizer state, in tensors of its own."""
+        for one, copied in (
+            (self.model.state_dict(), other.model.state_dict()),
+            (self.optimizer.state_dict(), other.optimizer.state_dict()),
+        ):
+            for x, y in zip(tree_leaves(one), tree_leaves(copied), strict=True):
+                if isinstance(x, Tensor):
+                    assert torch.equal(x, y), "a fork began with other weights than the run had"
+                    assert x.data_ptr() != y.data_ptr() or x.numel() == 0, "a fork shares tensors"
 
     def advance(self, until: int, bar: Bar, checkpoint: str | os.PathLike[str] | None) -> None:
         """Take steps until there are `until` of them; keep the run after every epoch."""
