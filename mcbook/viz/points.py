@@ -8,7 +8,7 @@ import numpy as np
 
 from mcbook.viz.figure import Figure, show
 from mcbook.viz.panels import add_legend, set_scales
-from mcbook.viz.style import SINGLE, figure_style, new_figure, series
+from mcbook.viz.style import INK, SINGLE, figure_style, new_figure, series
 from mcbook.viz.tables import distinct, wanted_columns
 from mcbook.viz.wording import count, labelled, number
 
@@ -27,6 +27,7 @@ def plot_points(
     y_label: str | None = None,
     log_x: bool = False,
     log_y: bool = False,
+    diagonal: bool = False,
     alt: str | None = None,
     caption: str | None = None,
 ) -> Figure:
@@ -41,6 +42,7 @@ def plot_points(
         y_label: what to write above the axes in place of the column's name.
         log_x: whether the horizontal axis is logarithmic.
         log_y: whether the vertical axis is.
+        diagonal: whether to draw the line on which both measurements are equal.
         alt: a text alternative in place of the composed one.
         caption: a line below the figure.
 
@@ -76,6 +78,10 @@ def plot_points(
             told = f"{count(len(rows), 'mark')}, {spans[0]}, {spans[1]}"
             sentences.append(labelled(str(label), told))
         set_scales(axes, log_x, log_y)
+        if diagonal:
+            low, high = table[[x, y]].min().min(), table[[x, y]].max().max()
+            axes.plot([low, high], [low, high], color=INK, alpha=0.4, lw=1.2, zorder=1)
+            sentences.append("A line shows where both are equal.")
         axes.set_xlabel(along)
         axes.set_title(said[:1].upper() + said[1:])
         if group is not None:

@@ -210,6 +210,11 @@ def test_points_say_their_ranges_and_their_order():
     assert {"0.1", "1"} <= set(texts(figure))
     alone = plot_points(table[:2], x="r", y="barrier")
     assert "orrelation" not in alone.alt
+    assert "both are equal" not in alone.alt
+    with_line = plot_points(table, x="r", y="barrier", diagonal=True)
+    assert "A line shows where both are equal." in with_line.alt
+    (line,) = [one for one in with_line._panels[0].axes[0].lines if len(set(one.get_xdata())) == 2]
+    assert list(line.get_xdata()) == list(line.get_ydata()) == [0.01, 1.0]
 
 
 def test_matrices_have_one_scale_and_show_signs():
