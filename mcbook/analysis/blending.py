@@ -38,12 +38,12 @@ def logit_blend(
     Three things hold for *any* two networks:
 
     - the blend errs only where A or B errs, so that its error is at most
-      :math:`e_A + e_B` (lemma 1 of Zhou et al. 2023: for, if both logits of a class are largest,
+      :math:`e_A + e_B` (lemma 1 of Zhou et al. 2023: for, if a class has the largest logit in both,
       so is their mixture);
     - cross-entropy is convex in the logits, so that the blend's loss is at most
       :math:`(1 - \alpha) L_A + \alpha L_B`: it has no barrier;
-    - the network errs on at most `apart` more images than the blend, those on which the two
-      predict different classes, so that its error is at most :math:`e_A + e_B +` `apart`.
+    - the network's error is at most that of the blend plus `apart`, the share of images on which
+      the two predict different classes, so that it is at most :math:`e_A + e_B +` `apart`.
 
     A blend that is scaled by a positive number predicts the same; the loss does depend on scale.
     `rescaled_loss` is the network's loss after its logits are divided by the coefficient

@@ -39,7 +39,7 @@ def commutativity(
         \qquad\text{that is}\qquad
         L - R = (W_A - W_B)(H_A - H_B) = 0 .
 
-    Biases play no part.  The right form is what is computed: it does not cancel.  Distances are
+    Biases play no part.  The product is what is computed: it does not cancel.  Distances are
 
     .. math::
 

@@ -51,8 +51,9 @@ def feature_defects(
 
     What a linear layer or convolution makes is the failure of commutativity,
     :math:`-\alpha (1 - \alpha) (W_A - W_B)(h_A - h_B)`; what an activation makes is the failure of
-    weak additivity, :math:`\phi(\bar z) - \bar\phi`.  If nobody makes anything, nothing is
-    inherited, and the features are those of the mixture in every layer: theorem 1 of Zhou et al.
+    weak additivity, :math:`\phi(\bar h) - \bar z`.  If nobody makes anything, and all nonlinear
+    steps are modules, nothing is inherited, and the features are those of the mixture in every
+    layer: theorem 1 of Zhou et al.
     Norms and pooling are modules like others here.
 
     Args:
@@ -63,7 +64,7 @@ def feature_defects(
         layers: names of modules that read one tensor, or of single calls of them.  By default all
             modules without children that make one tensor from one tensor of numbers, but those
             without effect (dropout, flattening, identity).
-        normalization: see `feature_connectivity`.  `reset` only or `none`.
+        normalization: see `feature_connectivity`.  `none` or `reset` only.
         statistics: see `feature_connectivity`.
         batch_size: how many samples at once; the results do not depend on it, up to rounding.
         progress: whether to show a bar.

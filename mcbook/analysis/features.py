@@ -58,9 +58,9 @@ def feature_connectivity(
     cosine of 1.  The coefficient is :math:`1 / c`.  The baseline is the cosine of the ends' own
     features, :math:`f(\theta_A; x_i)` with :math:`f(\theta_B; x_i)`.
 
-    Samples are streamed: batch after batch goes through A, B and all mixtures, and only sums are
-    kept, so that the memory does not grow with the number of samples.  Networks run in their own
-    precision; products are summed in float64.
+    Samples are streamed: batch after batch goes through A, B and all networks between, and only
+    sums are kept, so that the memory does not grow with the number of samples.  Networks run in
+    their own precision; products are summed in float64.
 
     A vector that is zero has no direction.  Where the network's features, or the mixture (up to
     rounding), are zero, the sample is left out of cosine and coefficient and counted.
@@ -77,7 +77,7 @@ def feature_connectivity(
         normalization: `none` takes the networks as they are (as the paper does), batch-norm
             statistics interpolated like weights; `reset` measures them anew in all networks, the
             ends too; `repair` also corrects every unit (see `mcbook.repair`).  None is `reset`
-            where there is batch norm.
+            where there is batch norm and `none` elsewhere.
         statistics: the images that `reset` and `repair` measure on, usually training images; `x`
             by default.
         batch_size: how many samples at once; by default what fits into some hundred megabytes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,7 +100,7 @@ def plot_lines(
                 where |= {group: label} if group is not None else {}
                 rows += [{**where, **row} for row in found]
                 name = ", ".join(str(part) for part in where.values())
-                sentences.append(labelled(name, _told(found, said, along)))
+                sentences.append(labelled(name, _told(found, said, along, log_y)))
             set_scales(axes, log_x, log_y)
             if here is not None:
                 _name_axis(figure, axes, here, size[0])
@@ -220,20 +221,26 @@ def _same_limits(figures: list[Any], from_zero: bool) -> None:
         one.set_ylim(low, max(highs))
 
 
-def _told(found: list[dict[str, Any]], said: str, along: str) -> str:
+def _told(found: list[dict[str, Any]], said: str, along: str, log: bool) -> str:
     """The line in words: its ends, and its highest and lowest point if they lie between."""
+    # on a logarithmic axis the small numbers are what is seen
+    told: Callable[[float], str] = _significant if log else number
     means = np.array([row["mean"] for row in found])
     at = sorted({0, len(found) - 1, int(means.argmax()), int(means.argmin())})
     points = [
-        f"{number(found[i]['mean'])} at {_place(found[i]['x'])}"
+        f"{told(found[i]['mean'])} at {_place(found[i]['x'])}"
         + (
-            f" (interval {number(found[i]['low'])} to {number(found[i]['high'])})"
+            f" (interval {told(found[i]['low'])} to {told(found[i]['high'])})"
             if found[i]["pairs"] > 1
             else ""
         )
         for i in at
     ]
     return f"{said} by {along}: {'; '.join(points)}"
+
+
+def _significant(value: float) -> str:
+    return number(value) if abs(value) >= 5e-4 else f"{value:.2g}".replace("-", "−")
 
 
 def _place(x: float | str) -> str:

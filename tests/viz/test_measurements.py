@@ -120,6 +120,10 @@ def test_one_line_over_names_has_its_markers_and_gaps_are_bridged():
     assert alone._panels[0].axes[0].get_lines()[0].get_marker() == "o"
     assert alone._panels[0].axes[0].get_yscale() == "log"
     assert list(alone.table.columns) == ["layer", "gap"]
+    tiny = table[table["method"] == "naive"].assign(gap=[3e-6, 2e-5, 0.5])
+    said = plot_lines(tiny, x="layer", y="gap", log_y=True).alt
+    assert said == "Gap by layer: 3e−06 at b; 0.50 at c."
+    assert plot_lines(tiny, x="layer", y="gap").alt == "Gap by layer: 0.00 at b; 0.50 at c."
     few = table[(table["method"] == "naive") | (table["layer"] != "a")]
     lines = plot_lines(few, x="layer", y="gap", group="method")._panels[0].axes[0].get_lines()
     assert [line.get_xdata().tolist() for line in lines] == [[0, 1, 2], [0, 2]]
