@@ -99,7 +99,7 @@ def commutativity(
                 f"{call.name!r} is a {type(module).__name__}{own}"
             )
     for model in (start, end):
-        passed(model, calls, x[:1])  # weights that hooks compute are computed in a pass
+        passed(model, calls, x[:2])  # weights that hooks compute are computed in a pass
     pairs = [tuple(m.get_submodule(call.module) for m in (start, end)) for call in calls]
     found = [_Commutativity(*pair) for pair in pairs]
     batches = batches_of(x, calls, batch_size, inputs=True)

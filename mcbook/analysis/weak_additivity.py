@@ -85,7 +85,7 @@ def weak_additivity(
     calls = find_calls(start, x, layers, ("activation",))
     found = [[_Additivity(alpha) for alpha in numbers] for _ in calls]
     for model in between:
-        passed(model, calls, x[:1])  # weights that hooks compute are computed in a pass
+        passed(model, calls, x[:2])  # weights that hooks compute are computed in a pass
     batches = batches_of(x, calls, batch_size, inputs=True)
     with Bar(len(batches), "weak additivity", progress) as bar:
         for batch in batches:

@@ -284,6 +284,8 @@ def test_squeezed_samples_and_second_names() -> None:
     x = inputs("perceptron")
     table = mc.feature_connectivity(build(Squeezing, 0), build(Squeezing, 1), x, 0.5)
     assert list(table["layer"]) == ["first", "last"]
+    linear = mc.commutativity(build(Squeezing, 0), build(Squeezing, 1), x)
+    assert list(linear["layer"]) == ["first", "last"]
     a, b = build(Shared, 0), build(Shared, 1)
     named = mc.feature_connectivity(a, b, x, 0.5, layers=["stack.0", "stack.1"])
     assert list(named["layer"]) == ["a", "stack.1"]
