@@ -40,7 +40,7 @@ from .errors import DamagedFileError, IncompatibleError, MissingDataError, Unkno
 from .evaluation import evaluate
 from .models.registry import build_model, describe_models, list_models
 from .normalization import has_batch_norm, reset_batch_norm
-from .paths import LinearPath, Path, load_path
+from .paths import BezierPath, LinearPath, Path, PolychainPath, load_path
 from .records import Record, list_records, load_record, save_record
 from .repair import repair
 from .saving import load_model, save_model
@@ -92,6 +92,7 @@ _LAZY = {
 
 __all__ = [
     "Alignment",
+    "BezierPath",
     "DamagedFileError",
     "Data",
     "FeatureSlider",
@@ -105,6 +106,7 @@ __all__ = [
     "Permutation",
     "PermutationSlider",
     "PermutationSpec",
+    "PolychainPath",
     "Profile",
     "Record",
     "RetrainControl",

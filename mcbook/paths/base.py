@@ -12,7 +12,7 @@ import copy
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path as File
 from typing import Any, ClassVar
@@ -24,7 +24,10 @@ from .. import weights
 from ..errors import DamagedFileError, IncompatibleError
 from ..saving import describe, read_tensors, rebuild, write_tensors
 
-__all__ = ["Path", "load_path"]
+__all__ = ["Path", "Point", "load_path"]
+
+#: a network, or the weights of one
+Point = nn.Module | Mapping[str, Tensor]
 
 
 class Path(ABC):
@@ -82,6 +85,14 @@ class Path(ABC):
     @abstractmethod
     def coefficient_velocities(self, t: float) -> Tensor:
         """The derivatives `c_i'(t)`: float64 `[k]`, summing to zero."""
+
+    def elevated(self) -> Path:
+        """The same curve, at every `t`, with one more control point.
+
+        Raises:
+            NotImplementedError: for a kind of paths that has no such form.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot take one more control point")
 
     def at(self, t: float) -> dict[str, Tensor]:
         """The weights at `t`: parameters and buffers, new tensors, on A's device, of A's dtype.
@@ -192,6 +203,49 @@ def stack_endpoints(a: nn.Module, b: nn.Module) -> dict[str, Tensor]:
         name: torch.stack([x, end[name].to(x)])
         for name, x in start.items()
         if x.is_floating_point()
+    }
+
+
+def stack_controls(
+    a: nn.Module,
+    b: nn.Module,
+    bends: int | Sequence[Point],
+    knots: Sequence[float] | None = None,
+) -> dict[str, Tensor]:
+    """The floating-point tensors of A, the bends and B, stacked.
+
+    Args:
+        a: at the beginning.
+        b: at the end.
+        bends: in between; or how many, placed on the chord.
+        knots: where on the chord, the ends included; evenly spaced when None.
+
+    Raises:
+        IncompatibleError: naming the first tensor that differs, and in which bend.
+        ValueError: for fewer than one bend.
+    """
+    ends = stack_endpoints(a, b)
+    count = bends if isinstance(bends, int) else len(bends)
+    if count < 1:
+        raise ValueError(f"expected at least 1 bend, found {count}")
+    if isinstance(bends, int):
+        inner = knots[1:-1] if knots is not None else [k / (count + 1) for k in range(1, count + 1)]
+        return {
+            name: torch.stack([p[0], *(torch.lerp(p[0], p[1], t) for t in inner), p[1]])
+            for name, p in ends.items()
+        }
+    given = [weights.of(x) if isinstance(x, nn.Module) else x for x in bends]
+    start = {name: p[0] for name, p in ends.items()}
+    for i, bend in enumerate(given, 1):
+        try:
+            weights.check_compatible(
+                start, {name: x for name, x in bend.items() if x.is_floating_point()}
+            )
+        except IncompatibleError as error:
+            raise IncompatibleError(f"bend {i} (called B here) does not fit: {error}") from error
+    return {
+        name: torch.stack([p[0], *(bend[name].to(p) for bend in given), p[1]])
+        for name, p in ends.items()
     }
 
 

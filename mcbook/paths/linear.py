@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Path, _checked, stack_endpoints
+from .bezier import BezierPath
 
 __all__ = ["LinearPath"]
 
@@ -40,6 +41,14 @@ class LinearPath(Path, kind="linear"):
     def coefficient_velocities(self, t: float) -> Tensor:
         """`(-1, 1)`."""
         return torch.tensor([-1.0, 1.0], dtype=torch.float64)
+
+    def elevated(self) -> BezierPath:
+        """The same line as a parabola whose bend is the midpoint."""
+        points = {
+            name: torch.stack([p[0], torch.lerp(p[0], p[1], 0.5), p[1]])
+            for name, p in self.control_points.items()
+        }
+        return BezierPath._restored(self._template, points, self.knots)  # type: ignore[return-value]
 
     def at(self, t: float) -> dict[str, Tensor]:
         """The weights at `t`; with `torch.lerp`, so that equal ends stay exactly equal between."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 import mcbook as mc
 from mcbook import weights
@@ -19,7 +19,26 @@ from mcbook.paths import Path
 # kind: how to make such a path between two networks
 KINDS: dict[str, Callable[[nn.Module, nn.Module], Path]] = {
     "linear": mc.LinearPath,
+    "bezier": lambda a, b: mc.BezierPath(a, b, [_between(a, b, 1)]),
+    "cubic bezier": lambda a, b: mc.BezierPath(a, b, [_between(a, b, s) for s in (1, 2)]),
+    "polychain": lambda a, b: mc.PolychainPath(a, b, [_between(a, b, 1)]),
+    "uneven polychain": lambda a, b: mc.PolychainPath(
+        a, b, [_between(a, b, s) for s in (1, 2, 3)], knots=(0, 0.2, 0.3, 0.6, 1)
+    ),
 }
+
+
+def _between(a: nn.Module, b: nn.Module, seed: int) -> dict[str, Tensor]:
+    """The middle between two networks, and something on top."""
+    middle = mc.LinearPath(a, b).at(0.5)
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: x + 0.1 * torch.randn(x.shape, generator=generator).to(x)
+        if x.is_floating_point()
+        else x
+        for name, x in middle.items()
+    }
+
 
 T = st.one_of(st.sampled_from([0.0, 0.5, 1.0, 1e-300, 1 - 1e-16]), st.floats(0, 1))
 
@@ -189,6 +208,21 @@ def test_it_is_apart_from_its_ends(
                 x.zero_()
     assert equal(path.at(0.5), before)
     assert not any(x.requires_grad for x in before.values())
+
+
+def test_degree_elevation_leaves_the_curve_where_it_is(make: Callable) -> None:
+    path = make(network(0).double(), network(1).double())
+    more = path.elevated()
+    count = len(path.control_points["output.weight"])
+    assert len(more.control_points["output.weight"]) == count + 1
+    assert set(path.knots) <= set(more.knots)
+    for t in (0.0, 0.1, 0.37, 0.5, 0.83, 1.0):
+        for name, x in path.at(t).items():
+            torch.testing.assert_close(more.at(t)[name], x, rtol=1e-12, atol=1e-12)
+        for name, x in path.velocity(t).items():
+            torch.testing.assert_close(more.velocity(t)[name], x, rtol=1e-10, atol=1e-10)
+    for t in (0, 1):
+        assert equal(more.at(t), path.at(t))
 
 
 def test_equal_ends_stay_equal(make: Callable) -> None:
