@@ -137,4 +137,4 @@ def test_tensors_that_belong_to_no_part_are_damage(tmp_path: File, stray: str) -
 def test_a_path_is_abstract() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Path(own(0), points())
-    assert base.__all__ == ["Path", "load_path"]
+    assert base.__all__ == ["Path", "Point", "load_path"]
