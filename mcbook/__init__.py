@@ -23,6 +23,7 @@ from .analysis.commutativity import commutativity
 from .analysis.defects import feature_defects
 from .analysis.features import feature_connectivity
 from .analysis.profiles import Profile, profile
+from .analysis.robust_profiles import robust_profile
 from .analysis.singular_products import SingularProducts, singular_products
 from .analysis.spectra import (
     SingularAlignment,
@@ -41,8 +42,10 @@ from .evaluation import evaluate
 from .models.registry import build_model, describe_models, list_models
 from .normalization import has_batch_norm, reset_batch_norm
 from .paths import BezierPath, LinearPath, Path, PolychainPath, load_path
+from .paths.curve_fitting import fit_curve
 from .records import Record, list_records, load_record, save_record
 from .repair import repair
+from .robustness import PGD, robust_evaluate
 from .saving import load_model, save_model
 from .settings import begin_chapter
 from .symmetry import Permutation, PermutationSpec, TraceError, permute, trace_symmetry
@@ -101,6 +104,7 @@ __all__ = [
     "LinearPath",
     "MissingDataError",
     "NetworkSlider",
+    "PGD",
     "Path",
     "PathSlider",
     "Permutation",
@@ -126,6 +130,7 @@ __all__ = [
     "evaluate",
     "feature_connectivity",
     "feature_defects",
+    "fit_curve",
     "has_batch_norm",
     "interval",
     "list_data",
@@ -153,6 +158,8 @@ __all__ = [
     "profile",
     "repair",
     "reset_batch_norm",
+    "robust_evaluate",
+    "robust_profile",
     "save_model",
     "save_record",
     "show",

@@ -9,14 +9,12 @@ that is not, and a run can be forked at any step.
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -25,12 +23,21 @@ from torch.utils._pytree import tree_leaves
 
 from . import weights
 from .augmentation import flip_and_crop
+from .checkpoints import (
+    Chance,
+    check_identity,
+    digest_of,
+    epoch_seed,
+    optimizer_tensors,
+    restore_optimizer_,
+)
 from .data import Data
-from .errors import IncompatibleError, UnknownNameError
+from .errors import UnknownNameError, expect
 from .evaluation import evaluate
 from .modules import annotate
 from .optimization import OPTIMIZERS, SCHEDULES, learning_rate, make_optimizer
 from .progress import Bar
+from .robustness import PGD
 from .saving import read_tensors, write_tensors
 
 __all__ = ["Recipe", "Run"]
@@ -52,6 +59,7 @@ class Recipe:
         augment: mirror and shift the images (`augmentation.flip_and_crop`).
         precision: `float32`, or `bfloat16` for autocast where the machine has it in hardware.
         channels_last: the memory layout convolutions are often faster in.
+        attack: train on batches that it perturbs (adversarial training; see `robustness.PGD`).
     """
 
     optimizer: str = "sgd"
@@ -63,6 +71,7 @@ class Recipe:
     augment: bool = False
     precision: str = "float32"
     channels_last: bool = False
+    attack: PGD | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no run could use."""
@@ -77,11 +86,8 @@ class Recipe:
             raise ValueError(f"expected a learning rate above 0, found {self.lr}")
         if self.batch_size < 1:
             raise ValueError(f"expected a batch size of at least 1, found {self.batch_size}")
-
-
-def _mix(seed: int, epoch: int) -> int:
-    """A seed for every epoch of every seed, far apart."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1
+        if self.attack is not None:
+            expect(self.attack, PGD, "an attack, such as PGD(epsilon=8 / 255, step=2 / 255)")
 
 
 class Run:
@@ -91,20 +97,20 @@ class Run:
         self.data, self.recipe, self.seed, self.epochs = data, recipe, seed, epochs
         weights.check_finite(weights.of(model), "the network to train")
         self.model = copy.deepcopy(model).to(data.train.x.device)
-        self.start = _digest(self.model)
+        self.start = digest_of(weights.of(self.model))
         if recipe.channels_last:
             _arrange(self.model, torch.channels_last)
         self.optimizer = self._optimizer(self.model)
         self.steps_per_epoch = math.ceil(len(data.train) / recipe.batch_size)
         if not 0 <= epochs < math.inf:
             raise ValueError(f"expected a number of epochs of at least 0, found {epochs}")
-        self._check_last_batch()
+        check_last_batch(self.model, len(data.train), recipe.batch_size)
         self.total = round(epochs * self.steps_per_epoch)
         self.step = 0
         self.shared: int | None = None  # steps before a fork; part of what the run is
         self.rows: list[dict[str, float]] = []
         self.seen: list[float] = [0.0, 0.0, 0.0]  # loss, correct, images of this epoch so far
-        self.random = self._seeded(seed)
+        self.random = Chance(seed, data.train.x.device)
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be of this run."""
@@ -124,8 +130,9 @@ class Run:
         other.optimizer = self._optimizer(other.model)
         other.optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
         other.rows, other.seen = list(self.rows), list(self.seen)
+        other.random = copy.copy(self.random)
         if seed != self.seed:
-            other.seed, other.random = seed, self._seeded(seed)
+            other.seed, other.random = seed, Chance(seed, self.data.train.x.device)
             other.start = f"{self.start} forked from seed {self.seed} at step {self.step}"
         self._check_twin(other)
         return other
@@ -143,15 +150,14 @@ class Run:
 
     def advance(self, until: int, bar: Bar, checkpoint: str | os.PathLike[str] | None) -> None:
         """Take steps until there are `until` of them; keep the run after every epoch."""
-        with torch.random.fork_rng(devices=self._cuda()):
-            self._restore_random()
+        with self.random.taken():
             while self.step < until:
                 epoch = self.step // self.steps_per_epoch
                 end = min(until, (epoch + 1) * self.steps_per_epoch)
                 self._steps(epoch, end, bar)
                 if self.step % self.steps_per_epoch == 0 or self.step == self.total:
                     self._finish_epoch()
-                self.random = self._current_random()
+                self.random.note()
                 if checkpoint is not None:
                     self._keep(checkpoint)
 
@@ -174,7 +180,7 @@ class Run:
     def _steps(self, epoch: int, end: int, bar: Bar) -> None:
         """The steps of one epoch, from where the run is to `end`."""
         recipe, x, y = self.recipe, self.data.train.x, self.data.train.y
-        generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
         order = torch.randperm(len(y), generator=generator).to(x.device)
         total_loss = torch.zeros((), dtype=torch.float64, device=x.device)
         total_correct = torch.zeros((), dtype=torch.int64, device=x.device)
@@ -189,6 +195,8 @@ class Run:
                 batch = flip_and_crop(batch)
             if recipe.channels_last:
                 batch = batch.contiguous(memory_format=torch.channels_last)
+            if recipe.attack is not None:
+                batch = recipe.attack.perturb(self.model, batch, labels)
             rate = learning_rate(recipe.schedule, recipe.lr, self.step, self.total)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -231,42 +239,11 @@ class Run:
         )
         self.seen = [0.0, 0.0, 0.0]
 
-    def _check_last_batch(self) -> None:
-        """One image has no variance: refuse to end an epoch with it where batch norm needs one."""
-        n, size = len(self.data.train), self.recipe.batch_size
-        if n % size == 1 and any(isinstance(m, nn.BatchNorm1d) for m in self.model.modules()):
-            raise ValueError(
-                f"expected a batch_size whose last batch has at least two images (the network "
-                f"has BatchNorm1d layers), found {size}: {n} = {n // size} × {size} + 1"
-            )
-
-    def _seeded(self, seed: int) -> dict[str, Tensor]:
-        with torch.random.fork_rng(devices=self._cuda()):
-            torch.manual_seed(_mix(seed, 0))
-            return self._current_random()
-
-    def _cuda(self) -> list[torch.device]:
-        device = self.data.train.x.device
-        return [device] if device.type == "cuda" else []
-
-    def _current_random(self) -> dict[str, Tensor]:
-        state = {"cpu": torch.get_rng_state()}
-        for device in self._cuda():
-            state["cuda"] = torch.cuda.get_rng_state(device)
-        return state
-
-    def _restore_random(self) -> None:
-        torch.set_rng_state(self.random["cpu"])
-        for device in self._cuda():
-            torch.cuda.set_rng_state(self.random["cuda"], device)
-
     def _keep(self, file: str | os.PathLike[str]) -> None:
         tensors = {f"model.{name}": x for name, x in weights.of(self.model).items()}
-        tensors |= {f"random.{name}": x for name, x in self.random.items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            for key, value in state.items():
-                if value is not None:
-                    tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
+        tensors |= {f"random.{name}": x for name, x in self.random.state.items()}
+        kept = optimizer_tensors(self.optimizer)
+        tensors |= {f"optimizer.{name}": x for name, x in kept.items()}
         header = {
             "identity": self.identity(),
             "step": self.step,
@@ -280,12 +257,7 @@ class Run:
         if file is None or not Path(file).exists():
             return
         tensors, header = read_tensors(file, "training")
-        for key, value in self.identity().items():
-            if header["identity"].get(key) != value:
-                raise IncompatibleError(
-                    f"{file} is a checkpoint of another run: expected {key} = {value!r}, found "
-                    f"{header['identity'].get(key)!r}; give another file or delete this one"
-                )
+        check_identity(file, header["identity"], self.identity())
         if header["step"] < self.step:
             return  # the run that continues is already further
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "random": {}, "optimizer": {}}
@@ -293,18 +265,8 @@ class Run:
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
         self.model.load_state_dict(parts["model"])
-        self.random = parts["random"]
-        state = self.optimizer.state_dict()
-        state["state"] = {}
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        for name, tensor in parts["optimizer"].items():
-            index, _, key = name.partition(".")
-            parameter = trained[int(index)]
-            if tensor.shape == parameter.shape:
-                # in the parameter's memory layout: fused optimizers walk through both at once
-                tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-            state["state"].setdefault(int(index), {})[key] = tensor
-        self.optimizer.load_state_dict(state)
+        self.random.state = parts["random"]
+        restore_optimizer_(self.optimizer, parts["optimizer"])
         self.step, self.rows, self.seen = header["step"], header["rows"], header["seen"]
 
 
@@ -315,9 +277,15 @@ def _arrange(model: nn.Module, memory_format: torch.memory_format) -> None:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
-def _digest(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in weights.of(model).items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+def check_last_batch(model: nn.Module, n: int, size: int) -> None:
+    """One image has no variance: refuse to end an epoch with it where batch norm needs one.
+
+    Raises:
+        ValueError: when the last of the batches of `size` of `n` images is a single one, and the
+            model has BatchNorm1d layers.
+    """
+    if n % size == 1 and any(isinstance(m, nn.BatchNorm1d) for m in model.modules()):
+        raise ValueError(
+            f"expected a batch_size whose last batch has at least two images (the network "
+            f"has BatchNorm1d layers), found {size}: {n} = {n // size} × {size} + 1"
+        )

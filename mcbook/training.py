@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def train(
         FloatingPointError: when the loss becomes NaN or infinite.
         ValueError: for numbers no run can use, or starting weights that are not finite.
     """
-    run = Run(model, data, epochs, seed, _recipe(recipe))
+    run = Run(model, data, epochs, seed, checked_recipe(recipe))
     if checkpoint is not None:
         run.resume(checkpoint)
     with Bar(run.total - run.step, "training", progress) as bar:
@@ -105,7 +105,7 @@ def spawn(
         whole = Path(checkpoint)
         return whole.with_name(f"{whole.stem}-{part}{whole.suffix}")
 
-    run = Run(model, data, epochs, seeds[0], _recipe(recipe))
+    run = Run(model, data, epochs, seeds[0], checked_recipe(recipe))
     fork = run.shared = round(shared_epochs * run.steps_per_epoch)
     results = []
     with Bar(fork + len(seeds) * (run.total - fork), "training", progress) as bar:
@@ -121,7 +121,12 @@ def spawn(
     return tuple(results)
 
 
-def _recipe(options: dict[str, Any]) -> Recipe:
+def checked_recipe(options: Mapping[str, Any]) -> Recipe:
+    """A recipe from its fields by name.
+
+    Raises:
+        UnknownNameError: for an unknown field; offers the close ones.
+    """
     known = [field.name for field in fields(Recipe)]
     for name in options:
         if name not in known:

@@ -36,7 +36,7 @@ def test_a_fork_has_the_weights_and_the_optimizer_of_the_run(tiny: mc.Data) -> N
         fork = run.fork(seed)
         assert fork.step == 7
         assert_same_state(run, fork)
-        assert torch.equal(run.random["cpu"], fork.random["cpu"]) == (seed == 3)
+        assert torch.equal(run.random.state["cpu"], fork.random.state["cpu"]) == (seed == 3)
 
 
 def test_a_fork_goes_its_own_way(tiny: mc.Data) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..corrections import wrap_
-from ..data import Data
+from ..data import Data, Split
 from ..errors import UnknownNameError, expect
 from ..evaluation import evaluating, score
 from ..normalized import Normalized, check_normalization
@@ -23,7 +23,7 @@ from .first_layer import FirstLayer
 if TYPE_CHECKING:
     from ..viz.figure import Figure
 
-__all__ = ["Profile", "profile"]
+__all__ = ["Profile", "arc_of", "profile", "spreads_of", "statistics_images", "statistics_split"]
 
 _STATISTICS_IMAGES = 10_000
 
@@ -39,12 +39,15 @@ class Profile:
         normalization: what was done between the ends: `reset`, `none` or `repair`.
         path_kind: the kind of path: `linear`, ...
         data_name: the data set.
+        arc: how far each point is from A along the path: the Euclidean length over parameters of
+            the polygon through the points measured, `[points]`.
     """
 
     table: pd.DataFrame
     normalization: str
     path_kind: str
     data_name: str
+    arc: np.ndarray | None = None
 
     def chord(self, split: str = "test", what: str = "loss") -> np.ndarray:
         """The straight line between the values at both ends, `(1 - t) f(0) + t f(1)`, `[points]`.
@@ -88,6 +91,22 @@ class Profile:
             UnknownNameError: when that was not measured.
         """
         return float(self.table["t"].iloc[int(self.excess(split, what).argmax())])
+
+    def average(self, split: str = "test", what: str = "accuracy") -> float:
+        """The mean along the length of the path, not along `t`.
+
+        `Σ_i (f_i + f_{i-1}) / 2 · (s_i - s_{i-1}) / s_end` with `s` the arc: the trapezoid rule.
+        (Garipov et al. 2018, section 3; Tatro et al. 2020 call it the average accuracy.)
+
+        Raises:
+            UnknownNameError: when that was not measured.
+            ValueError: for a profile without `arc`, or a path of no length.
+        """
+        f = self._values(split, what)
+        if self.arc is None or not self.arc[-1] > 0:
+            found = "none" if self.arc is None else f"{self.arc[-1]:g}"
+            raise ValueError(f"expected the length of the path to be above 0, found {found}")
+        return float(np.sum((f[1:] + f[:-1]) / 2 * np.diff(self.arc)) / self.arc[-1])
 
     def plot(self, **options: Any) -> Figure:
         """Draw the profile; see `mcbook.viz.plots.plot_profile` for the options."""
@@ -157,9 +176,9 @@ def profile(
     chosen = {split: data.split(split) for split in splits}
 
     grid = sorted({*np.linspace(0, 1, points).tolist(), *path.knots})
-    spreads = _spreads(path, [name for name, _ in model.named_parameters()])
+    spreads = spreads_of(path, [name for name, _ in model.named_parameters()])
     first = {split: FirstLayer.of(path, part.x, batch_size) for split, part in chosen.items()}
-    networks = Normalized(path, normalization, _statistics_images(data))
+    networks = Normalized(path, normalization, statistics_images(data))
     rows = []
     with Bar(len(grid), "profile", progress) as bar:
         for t in grid:
@@ -178,7 +197,8 @@ def profile(
                 row[f"distance_{end}"] = float(np.sqrt(max(0.0, c @ spread @ c)))
             rows.append(row)
             bar.advance()
-    return Profile(pd.DataFrame(rows), normalization, path.kind, data.name)
+    arc = arc_of(np.stack([path.coefficients(t).numpy() for t in grid]), spreads[0])
+    return Profile(pd.DataFrame(rows), normalization, path.kind, data.name, arc)
 
 
 def _measure(
@@ -205,7 +225,7 @@ def _measure(
     return loss / len(y), correct / len(y)
 
 
-def _spreads(path: Path, names: Sequence[str]) -> list[np.ndarray]:
+def spreads_of(path: Path, names: Sequence[str]) -> list[np.ndarray]:
     """For each end `P_e`, the matrix `G[i, j] = <P_i - P_e, P_j - P_e>` over the named tensors.
 
     Since `θ(t) - P_e = Σ_i c_i(t) (P_i - P_e)`, the squared distance from that end is `cᵀ G c`:
@@ -221,9 +241,23 @@ def _spreads(path: Path, names: Sequence[str]) -> list[np.ndarray]:
     return spreads
 
 
-def _statistics_images(data: Data) -> Tensor:
-    x = data.train.x
-    if len(x) <= _STATISTICS_IMAGES:
-        return x
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    return x[order[:_STATISTICS_IMAGES].to(x.device)]
+def arc_of(coefficients: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """The length of the polygon from the first point to each, for coefficients `[points, k]`."""
+    d = np.diff(coefficients, axis=0)  # each sums to 0, so that the origin of `spread` drops out
+    lengths = np.sqrt(np.maximum(0.0, np.einsum("pi,ij,pj->p", d, spread, d)))
+    return np.concatenate([[0.0], np.cumsum(lengths)])
+
+
+def statistics_images(data: Data) -> Tensor:
+    """The training images statistics are measured on."""
+    return statistics_split(data).x
+
+
+def statistics_split(data: Data) -> Split:
+    """The training images statistics are measured on: at most 10,000, a fixed random part."""
+    part = data.train
+    if len(part) <= _STATISTICS_IMAGES:
+        return part
+    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(0))
+    chosen = order[:_STATISTICS_IMAGES].to(part.x.device)
+    return Split(part.x[chosen], part.y[chosen])

@@ -9,6 +9,7 @@ tensors, and knows the coefficients `c_i(t)` with which they are mixed:
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
 from abc import ABC, abstractmethod
@@ -17,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path as File
 from typing import Any, ClassVar
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -42,6 +44,7 @@ class Path(ABC):
     Attributes:
         control_points: as above.
         knots: as above, a tuple of increasing numbers from 0 to 1.
+        history: what a finder noted on its way, a table; None where nothing was searched for.
 
     Raises:
         IncompatibleError: when a tensor is missing or has the wrong shape.
@@ -77,6 +80,7 @@ class Path(ABC):
         self._order = list(start)
         self._template = copy.deepcopy(a).eval()
         vars(self._template).pop("history", None)  # of A alone
+        self.history: pd.DataFrame | None = None
 
     @abstractmethod
     def coefficients(self, t: float) -> Tensor:
@@ -133,7 +137,13 @@ class Path(ABC):
         """
         tensors = {f"points.{name}": x for name, x in self.control_points.items()}
         tensors |= {f"fixed.{name}": x for name, x in self._fixed.items()}
-        header = {"path": self.kind, "knots": list(self.knots), **describe(self._template)}
+        noted = None if self.history is None else json.loads(self.history.to_json(orient="split"))
+        header = {
+            "path": self.kind,
+            "knots": list(self.knots),
+            **describe(self._template),
+            "history": noted,
+        }
         return write_tensors(file, "path", tensors, header)
 
     @classmethod
@@ -184,8 +194,12 @@ def load_path(file: str | os.PathLike[str], model: nn.Module | None = None) -> P
             raise DamagedFileError(f"{file}: expected tensors of a path, found {name!r}")
         parts[part][rest] = tensor
     start = {name: p[0] for name, p in parts["points"].items()} | parts["fixed"]
-    a = rebuild(start, header, model, str(file))
-    return Path._kinds[header["path"]]._restored(a, parts["points"], header["knots"])
+    noted = header.pop("history")
+    a = rebuild(start, {**header, "history": None}, model, str(file))
+    path = Path._kinds[header["path"]]._restored(a, parts["points"], header["knots"])
+    if noted is not None:
+        path.history = pd.DataFrame(noted["data"], columns=noted["columns"])
+    return path
 
 
 def stack_endpoints(a: nn.Module, b: nn.Module) -> dict[str, Tensor]:

@@ -226,7 +226,7 @@ def test_more_images_than_enough_are_a_fixed_part(
     first = mc.profile(path, small, 3).table
     torch.manual_seed(2)
     pd.testing.assert_frame_equal(first, mc.profile(path, small, 3).table, check_exact=True)
-    used = profiles._statistics_images(small)
+    used = profiles.statistics_images(small)
     assert used.shape == (100, 1, 8, 8)
     assert len({tuple(x) for x in used.flatten(1).tolist()}) == 100
 
@@ -358,7 +358,7 @@ def test_repair_measures_on_the_same_training_images_as_the_reset(
 ) -> None:
     monkeypatch.setattr(profiles, "_STATISTICS_IMAGES", 100)
     prof = mc.profile(line(endpoints), small, 3, ("test",), normalization="repair")
-    model = repair(line(endpoints), 0.5, profiles._statistics_images(small))
+    model = repair(line(endpoints), 0.5, profiles.statistics_images(small))
     loss, _ = mc.evaluate(model, small.test)
     assert math.isclose(prof.table["test_loss"].iloc[1], loss, rel_tol=1e-4)
 

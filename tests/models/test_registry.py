@@ -14,6 +14,7 @@ ALL = {
     "lenet5": {"width": 0.5},
     "convnet": {"width": 2},
     "resnet20": {"width": 1},
+    "tinyten": {"width": 2},
     "vgg11": {"width": 2},
     "vgg16": {"width": 2},
 }

@@ -220,6 +220,9 @@ EXTRA: dict[str, Case] = {
     "vgg16_narrow": _exactly(
         _mcbook("vgg16", width=4, norm=None), S32, 13, 264, 4, 4, 8, 8, *[16] * 3, *[32] * 6
     ),
+    "tinyten": _exactly(
+        _mcbook("tinyten", width=4), S32, 8, 80, 4, 4, 8, 8, 8, 16, 16, 16
+    ),
     # skip and first maps are one, then the low ones, those of the transposed convolution, the mix
     "unet": _exactly(unet, (2, 8, 8), 4, 40, 8, 16, 8, 8),
     # the four gates and the cell of a unit go together
