@@ -90,24 +90,27 @@ class Moments:
             raise UnknownNameError("cost", cost, COSTS)
         n = max(self.count, 1)
         if cost == "correlation":
-            return self.products / _deviations(self)
+            squares = (
+                x.where(alive, torch.inf)
+                for x, alive in zip((self.squares_a, self.squares_b), self.alive(), strict=True)
+            )
+            return self.products / torch.outer(*(x.sqrt() for x in squares))
         dot = torch.addr(self.products / n, self.mean_a, self.mean_b)
         if cost == "dot":
             return dot
         second_a, second_b = self._second_moments()
         return 2 * dot - second_a[:, None] - second_b
 
+    def alive(self) -> tuple[Tensor, Tensor]:
+        """Which units of A, and which of B, vary more than rounding makes them vary."""
+        squares = (self.squares_a, self.squares_b)
+        a, b = (
+            x > _ROUNDING**2 * second * self.count
+            for x, second in zip(squares, self._second_moments(), strict=True)
+        )
+        return a, b
+
     def _second_moments(self) -> tuple[Tensor, Tensor]:
         """`E[x²]` of A's and B's units."""
         n = max(self.count, 1)
         return self.squares_a / n + self.mean_a**2, self.squares_b / n + self.mean_b**2
-
-
-def _deviations(moments: Moments) -> Tensor:
-    """The products of standard deviations, times the count; infinite where there is none."""
-    parts = []
-    pairs = zip((moments.squares_a, moments.squares_b), moments._second_moments(), strict=True)
-    for squares, second in pairs:
-        rounding = _ROUNDING**2 * second * moments.count
-        parts.append(torch.where(squares > rounding, squares, torch.inf).sqrt())
-    return torch.outer(*parts)
