@@ -43,6 +43,7 @@ from .models.registry import build_model, describe_models, list_models
 from .normalization import has_batch_norm, reset_batch_norm
 from .paths import BezierPath, LinearPath, Path, PolychainPath, load_path
 from .paths.curve_fitting import fit_curve
+from .paths.elastic_band import elastic_band
 from .records import Record, list_records, load_record, save_record
 from .repair import repair
 from .robustness import PGD, robust_evaluate
@@ -127,6 +128,7 @@ __all__ = [
     "data_from_arrays",
     "default_device",
     "describe_models",
+    "elastic_band",
     "evaluate",
     "feature_connectivity",
     "feature_defects",

@@ -13,9 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from .. import weights
 from ..augmentation import flip_and_crop
 from ..checkpoints import (
     Chance,
@@ -34,6 +32,7 @@ from ..saving import read_tensors, write_tensors
 from ..training import checked_recipe
 from .base import Path
 from .bezier import BezierPath
+from .moving import Moving
 from .polychain import PolychainPath
 
 __all__ = ["fit_curve"]
@@ -151,43 +150,20 @@ def _checked_start(start: Path, path: Path) -> Path:
 
 
 class _Fit:
-    """A curve in training, at a step: everything its future depends on.
-
-    All trained parameters of a control point are one row of one matrix, and those of the network
-    are views of one vector: a point of the curve is one product of the coefficients with it.
-    """
+    """A curve in training, at a step: everything its future depends on."""
 
     def __init__(
         self, path: Path, data: Data, steps: int, seed: int, recipe: Recipe, every: int | None
     ):
         self.path, self.steps, self.seed, self.recipe = path, steps, seed, recipe
-        self.model = path.model_at(0.0).train()
-        device = next(iter(path.control_points.values())).device
+        self.moving = Moving(path)
+        self.bends = self.moving.points[1:-1]
+        device = self.bends.device
         self.data = data.to(device)
         images = len(data.train)
-        check_last_batch(self.model, images, recipe.batch_size)
+        check_last_batch(self.moving.model, images, recipe.batch_size)
         self.steps_per_epoch = math.ceil(images / recipe.batch_size)
         self.every = every or self.steps_per_epoch
-        named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        if not named:
-            raise ValueError("expected a network with trainable parameters, found none")
-        types = {p.dtype for p in named.values()}
-        if len(types) > 1:
-            raise ValueError(
-                f"expected trainable parameters of one type, found "
-                f"{' and '.join(sorted(str(t).removeprefix('torch.') for t in types))}"
-            )
-        self.parameters = list(named.values())
-        self.sizes = [p.numel() for p in self.parameters]
-        count = len(next(iter(path.control_points.values())))
-        self.points = torch.cat(
-            [path.control_points[name].reshape(count, -1) for name in named], dim=1
-        )
-        self.bends = self.points[1:-1]
-        self.point = torch.empty_like(self.points[0])
-        for p, part in zip(self.parameters, self.point.split(self.sizes), strict=True):
-            p.data = part.view(p.shape)
-        self.others = self._following(set(named))
         self.start = digest_of(path.control_points)
         self.optimizer = make_optimizer(
             recipe.optimizer, [self.bends], recipe.lr, recipe.momentum, 0.0
@@ -196,27 +172,6 @@ class _Fit:
         self.rows: list[dict[str, float]] = []
         self.loss = torch.zeros((), dtype=torch.float64, device=device)  # since the last row
         self.random = Chance(seed, device)
-
-    def _following(self, trained: set[str]) -> dict[str, Tensor]:
-        """What is not trained but differs between the control points: it follows the curve.
-
-        Batch norm in training mode does not use what it stores.
-        """
-        stored = {
-            f"{prefix}.{name}" if prefix else name
-            for prefix, module in self.model.named_modules()
-            if isinstance(module, _BatchNorm)
-            for name, _ in module.named_buffers(recurse=False)
-        }
-        vectors = {p.data_ptr() for p in self.parameters}
-        return {
-            name: x
-            for name, x in weights.of(self.model).items()
-            if name in self.path.control_points
-            and name not in trained | stored
-            and x.data_ptr() not in vectors
-            and bool((self.path.control_points[name] != self.path.control_points[name][0]).any())
-        }
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be of this run."""
@@ -271,20 +226,21 @@ class _Fit:
             t = times[place]
             chosen = order[place * recipe.batch_size : (place + 1) * recipe.batch_size]
             batch, labels = x[chosen], y[chosen]
-            coefficients = self._move_to(t)
+            coefficients = self.path.coefficients(t).to(self.bends)
+            self.moving.to(coefficients)
             if recipe.augment:
                 batch = flip_and_crop(batch)
             if recipe.channels_last:
                 batch = batch.contiguous(memory_format=torch.channels_last)
             if recipe.attack is not None:
-                batch = recipe.attack.perturb(self.model, batch, labels)
+                batch = recipe.attack.perturb(self.moving.model, batch, labels)
             with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=low):
-                logits = self.model(batch)
+                logits = self.moving.model(batch)
             loss = F.cross_entropy(logits.float(), labels)
             loss.backward()
-            slope = self._slope()
+            slope = self.moving.slope()
             if recipe.weight_decay:
-                slope.add_(self.point, alpha=recipe.weight_decay)
+                slope.add_(self.moving.point, alpha=recipe.weight_decay)
             self.bends.grad = coefficients[1:-1, None] * slope
             rate = learning_rate(recipe.schedule, recipe.lr, self.step, self.steps)
             for group in self.optimizer.param_groups:
@@ -293,43 +249,18 @@ class _Fit:
             self.loss += loss.detach()
             self.step += 1
 
-    def _move_to(self, t: float) -> Tensor:
-        """Write the weights at `t` into the network; the coefficients."""
-        c = self.path.coefficients(t).to(self.points)
-        torch.mv(self.points.t(), c, out=self.point)
-        for name, x in self.others.items():
-            p = self.path.control_points[name]
-            x.copy_(torch.tensordot(c.to(p), p, 1))
-        return c
-
-    def _slope(self) -> Tensor:
-        """The gradient of all trained parameters as one vector; they are rid of theirs."""
-        slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
-        for p in self.parameters:
-            p.grad = None
-        return torch.cat([g.reshape(-1) for g in slopes])
-
     def _note(self, loss: float, watch: Watch | None) -> None:
         """A row of the history."""
         rate = self.optimizer.param_groups[0]["lr"] if self.step else math.nan
         row = {"step": float(self.step), "lr": rate, "loss": loss}
         if watch is not None:
-            row |= {name: float(value) for name, value in watch(self._path()).items()}
+            row |= {name: float(value) for name, value in watch(self.moving.current()).items()}
         self.rows.append(row)
         self.loss.zero_()
 
-    def _path(self) -> Path:
-        """The path as it stands."""
-        points = {name: p.clone() for name, p in self.path.control_points.items()}
-        rows = dict(zip(map(id, self.parameters), self.bends.split(self.sizes, dim=1), strict=True))
-        for name, x in self.model.state_dict(keep_vars=True).items():
-            if id(x) in rows:  # tied weights stand under each of their names
-                points[name][1:-1] = rows[id(x)].view(len(self.bends), *x.shape)
-        return self.path._restored(self.path._template, points, self.path.knots)
-
     def result(self) -> Path:
         """The path with its history."""
-        path = self._path()
+        path = self.moving.current()
         path.history = pd.DataFrame(self.rows).astype({"step": int})
         return path
 
