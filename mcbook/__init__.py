@@ -15,15 +15,19 @@ from .alignment import (
     Alignment,
     activation_matching,
     match_many,
+    proximal_alternating,
     straight_through,
     weight_matching,
 )
+from .analysis.barrier_bound import BarrierBound, barrier_bound
 from .analysis.blending import logit_blend
 from .analysis.commutativity import commutativity
 from .analysis.defects import feature_defects
 from .analysis.features import feature_connectivity
+from .analysis.planes import LossPlane, curve_plane, loss_plane
 from .analysis.profiles import Profile, profile
 from .analysis.robust_profiles import robust_profile
+from .analysis.signature import correlation_signature, path_signature
 from .analysis.singular_products import SingularProducts, singular_products
 from .analysis.spectra import (
     SingularAlignment,
@@ -37,6 +41,7 @@ from .analysis.stitching import stitch
 from .analysis.taylor import TaylorProfile, taylor_profile
 from .analysis.weak_additivity import weak_additivity
 from .data import Data, Split, data_from_arrays, default_device, list_data, load_data
+from .ensembling import ensemble, path_ensemble
 from .errors import DamagedFileError, IncompatibleError, MissingDataError, UnknownNameError
 from .evaluation import evaluate
 from .models.registry import build_model, describe_models, list_models
@@ -54,6 +59,7 @@ from .training import spawn, train
 from .verdicts import verdict
 
 if TYPE_CHECKING:
+    from .viz.curve_slider import CurveSlider
     from .viz.feature_slider import FeatureSlider
     from .viz.figure import Figure, show
     from .viz.network_slider import NetworkSlider
@@ -75,6 +81,7 @@ if TYPE_CHECKING:
 
 # what needs matplotlib, anywidget or ipywidgets is imported at its first use
 _LAZY = {
+    "CurveSlider": ".viz.curve_slider",
     "FeatureSlider": ".viz.feature_slider",
     "Figure": ".viz.figure",
     "NetworkSlider": ".viz.network_slider",
@@ -95,17 +102,20 @@ _LAZY = {
 }
 
 __all__ = [
+    "PGD",
     "Alignment",
+    "BarrierBound",
     "BezierPath",
+    "CurveSlider",
     "DamagedFileError",
     "Data",
     "FeatureSlider",
     "Figure",
     "IncompatibleError",
     "LinearPath",
+    "LossPlane",
     "MissingDataError",
     "NetworkSlider",
-    "PGD",
     "Path",
     "PathSlider",
     "Permutation",
@@ -122,13 +132,17 @@ __all__ = [
     "TraceError",
     "UnknownNameError",
     "activation_matching",
+    "barrier_bound",
     "begin_chapter",
     "build_model",
     "commutativity",
+    "correlation_signature",
+    "curve_plane",
     "data_from_arrays",
     "default_device",
     "describe_models",
     "elastic_band",
+    "ensemble",
     "evaluate",
     "feature_connectivity",
     "feature_defects",
@@ -143,9 +157,12 @@ __all__ = [
     "load_path",
     "load_record",
     "logit_blend",
+    "loss_plane",
     "low_rank",
     "match_many",
     "models",
+    "path_ensemble",
+    "path_signature",
     "permute",
     "plot_barriers",
     "plot_history",
@@ -158,6 +175,7 @@ __all__ = [
     "plot_profile_band",
     "plot_symmetry",
     "profile",
+    "proximal_alternating",
     "repair",
     "reset_batch_norm",
     "robust_evaluate",

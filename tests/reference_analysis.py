@@ -111,3 +111,21 @@ def errors_of_mixing(a: nn.Module, b: nn.Module, x: Tensor, t: float) -> tuple[l
         errors.append(e)
         bounds.append(bound)
     return tuple(np.mean(values, axis=0).tolist() for values in (apart, errors, bounds))
+
+
+# ensembles ----------------------------------------------------------------------------------
+
+
+def ensemble(models: Sequence[nn.Module], x: Tensor, y: Tensor) -> tuple[float, float]:
+    """Mean loss and accuracy of the mean probabilities, image by image."""
+    doubles = [copy.deepcopy(m).double().eval() for m in models]
+    losses, hits = [], 0
+    for image, label in zip(x.double(), y.tolist(), strict=True):
+        probabilities = []
+        for model in doubles:
+            powers = [math.exp(z) for z in model(image[None])[0].tolist()]
+            probabilities.append([power / math.fsum(powers) for power in powers])
+        mean = [math.fsum(column) / len(doubles) for column in zip(*probabilities, strict=True)]
+        losses.append(-math.log(mean[label]))
+        hits += mean.index(max(mean)) == label
+    return math.fsum(losses) / len(losses), hits / len(losses)

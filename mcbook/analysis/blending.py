@@ -14,9 +14,8 @@ from ..errors import expect
 from ..evaluation import evaluating, score
 from ..normalized import Normalized, check_normalization
 from ..paths.linear import LinearPath
-from .features import checked_alphas
 from .layer_matrices import check_pair
-from .observing import checked_inputs
+from .observing import checked_alphas, checked_inputs
 
 __all__ = ["logit_blend"]
 

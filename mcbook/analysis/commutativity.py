@@ -13,9 +13,8 @@ from torch.nn import functional as F
 from ..paths.linear import LinearPath
 from ..progress import Bar
 from .layer_matrices import CONVOLUTIONS, TRANSPOSED, check_pair
-from .observing import batches_of, checked_inputs, find_calls, has_plain_forward
+from .observing import batches_of, checked_inputs, find_calls, has_plain_forward, passed
 from .running import Ratio, Spread, dots
-from .weak_additivity import passed
 
 __all__ = ["commutativity"]
 

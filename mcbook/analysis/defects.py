@@ -15,11 +15,16 @@ from torch import Tensor, nn
 from ..normalized import Normalized, check_normalization
 from ..paths.linear import LinearPath
 from ..progress import Bar
-from .features import checked_alphas, features_of
 from .layer_matrices import check_pair
-from .observing import batches_of, checked_inputs, find_calls
+from .observing import (
+    batches_of,
+    checked_alphas,
+    checked_inputs,
+    features_of,
+    find_calls,
+    passed,
+)
 from .running import Ratio, dots
-from .weak_additivity import passed
 
 __all__ = ["feature_defects"]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -19,10 +18,10 @@ from ..paths.base import Path
 from ..paths.linear import LinearPath
 from ..progress import Bar
 from .layer_matrices import check_pair
-from .observing import Call, batches_of, checked_inputs, find_calls, observe
+from .observing import batches_of, checked_alphas, checked_inputs, features_of, find_calls, observe
 from .running import Ratio, Spread, dots
 
-__all__ = ["checked_alphas", "feature_connectivity"]
+__all__ = ["feature_connectivity"]
 
 
 def feature_connectivity(
@@ -139,34 +138,6 @@ def feature_connectivity(
         for call, connections in zip(calls, found, strict=True)
         for connection in connections
     )
-
-
-def checked_alphas(alphas: float | Iterable[float]) -> list[float]:
-    """The alphas as a list, each once.
-
-    Raises:
-        ValueError: when there are none, or one is outside [0, 1].
-    """
-    # a number of any library, or several
-    values = np.atleast_1d(np.asarray(alphas, dtype=float)).tolist()
-    numbers: list[float] = list(dict.fromkeys(values))
-    if not numbers:
-        raise ValueError("expected at least one alpha, found none")
-    for alpha in numbers:
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"expected alphas in [0, 1], the weight of B, found {alpha}")
-    return numbers
-
-
-def features_of(model: nn.Module, calls: Sequence[Call], x: Tensor) -> list[Tensor]:
-    """Every call's output on a batch, flattened to `[n, d]`: copies."""
-    kept: dict[int, Tensor] = {}
-
-    def keep(i: int, _: Tensor, z: Tensor) -> None:
-        kept[i] = z.flatten(1).clone()
-
-    observe(model, calls, x, keep)
-    return [kept[i] for i in range(len(calls))]
 
 
 class Ends:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +21,17 @@ from ..errors import UnknownNameError, expect
 from ..evaluation import evaluating
 from .layer_matrices import CONVOLUTIONS, TRANSPOSED
 
-__all__ = ["Call", "batches_of", "checked_inputs", "find_calls", "has_plain_forward", "observe"]
+__all__ = [
+    "Call",
+    "batches_of",
+    "checked_alphas",
+    "checked_inputs",
+    "features_of",
+    "find_calls",
+    "has_plain_forward",
+    "observe",
+    "passed",
+]
 
 # an attention's output is a tuple and no activation, though PyTorch keeps it among them
 _ACTIVATIONS = tuple(
@@ -58,6 +69,23 @@ class Call:
     kind: str
     read: int
     put_out: int
+
+
+def checked_alphas(alphas: float | Iterable[float]) -> list[float]:
+    """The alphas as a list, each once.
+
+    Raises:
+        ValueError: when there are none, or one is outside [0, 1].
+    """
+    # a number of any library, or several
+    values = np.atleast_1d(np.asarray(alphas, dtype=float)).tolist()
+    numbers: list[float] = list(dict.fromkeys(values))
+    if not numbers:
+        raise ValueError("expected at least one alpha, found none")
+    for alpha in numbers:
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"expected alphas in [0, 1], the weight of B, found {alpha}")
+    return numbers
 
 
 def checked_inputs(model: nn.Module, x: Tensor) -> Tensor:
@@ -188,6 +216,28 @@ def observe(
     if len(seen) < len(calls):
         raise _otherwise(next(call.name for i, call in enumerate(calls) if i not in seen))
     return result
+
+
+def features_of(model: nn.Module, calls: Sequence[Call], x: Tensor) -> list[Tensor]:
+    """Every call's output on a batch, flattened to `[n, d]`: copies."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(i: int, _: Tensor, z: Tensor) -> None:
+        kept[i] = z.flatten(1).clone()
+
+    observe(model, calls, x, keep)
+    return [kept[i] for i in range(len(calls))]
+
+
+def passed(model: nn.Module, calls: Sequence[Call], x: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+    """Every call's input and output on a batch, copies in the shapes they have."""
+    kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def keep(i: int, z: Tensor, output: Tensor) -> None:
+        kept[i] = z, output.clone()
+
+    observe(model, calls, x, keep, inputs=True)
+    return kept
 
 
 def _otherwise(name: str) -> ValueError:

@@ -36,7 +36,7 @@ from ..normalized import Normalized, check_normalization
 from ..paths.base import Path
 from ..symmetry.activations import Sites, find_sites
 from ..symmetry.spec import PermutationSpec
-from .features import checked_alphas
+from .observing import checked_alphas
 from .profiles import statistics_images
 
 __all__ = ["correlation_signature", "path_signature"]

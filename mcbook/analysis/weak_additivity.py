@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from ..paths.linear import LinearPath
 from ..progress import Bar
-from .features import checked_alphas
 from .layer_matrices import check_pair
-from .observing import Call, batches_of, checked_inputs, find_calls, observe
+from .observing import batches_of, checked_alphas, checked_inputs, find_calls, passed
 from .running import Ratio, Spread, dots
 
 __all__ = ["weak_additivity"]
@@ -101,17 +100,6 @@ def weak_additivity(
         for call, several in zip(calls, found, strict=True)
         for additivity in several
     )
-
-
-def passed(model: nn.Module, calls: Sequence[Call], x: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
-    """Every call's input and output on a batch, copies in the shapes they have."""
-    kept: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def keep(i: int, z: Tensor, output: Tensor) -> None:
-        kept[i] = z, output.clone()
-
-    observe(model, calls, x, keep, inputs=True)
-    return kept
 
 
 class _Additivity:

@@ -22,7 +22,7 @@ class BezierPath(Path, kind="bezier"):
 
     The `n - 1` inner control points are its *bends*; with one, the curve is a parabola,
 
-        θ(t) = (1 - t)² θ_A + 2 t (1 - t) φ + t² θ_B.
+        θ(t) = (1 - t)² θ_A + 2 t (1 - t) θ_C + t² θ_B.
 
     It does not go through its bends; it leaves A towards the first and comes to B from the last.
 

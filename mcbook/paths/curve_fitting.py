@@ -63,7 +63,7 @@ def fit_curve(
 ) -> Path:
     """Train the bends of a curve from A to B on the loss along it.
 
-    Minimises, over the bends φ of the curve θ(t; φ), whose ends stay where they are,
+    Minimises, over the bends of the curve θ(t), whose ends stay where they are,
 
         E_{t ~ U[0, 1]} [ L(θ(t)) + (λ / 2) ‖θ(t)‖² ],
 
