@@ -347,27 +347,20 @@ def test_without_scripts_the_table_stays(running, tmp_path):
         record.check()
 
 
-def test_a_move_is_fast(running, tmp_path):
+def test_after_many_moves_at_once_the_last_one_counts(running, tmp_path):
     wide = {"width": (128, 128)}
     path = mc.LinearPath(*(mc.build_model("mlp", digits(), seed=s, **wide) for s in (0, 1)))
-    with open_page(running, write_page(tmp_path, FeatureSlider(path, digits()).to_html())) as (
-        page,
-        record,
-    ):
+    one = FeatureSlider(path, digits())
+    with open_page(running, write_page(tmp_path, one.to_html())) as (page, record):
         page.wait_for_selector("[data-surveyed]")
-        took = page.evaluate("""() => {
+        page.evaluate("""() => {
           const slider = document.querySelector("input[type=range]");
-          const times = [];
           for (let i = 0; i < 60; i += 1) {
             slider.value = String(i / 100);
-            const begun = performance.now();
             slider.dispatchEvent(new Event("input"));
-            times.push(performance.now() - begun);
           }
-          return times.sort((a, b) => a - b)[30];
         }""")
-        # milliseconds; a move must stay a move on a slow machine
-        assert took < 250
+        check_numbers(page, one, path, 0.59, 3, 0)
         record.check()
 
 
