@@ -18,7 +18,7 @@ from .files import write_atomic
 from .provenance import machine
 from .verdicts import count_verdicts, read_verdicts
 
-__all__ = ["Build", "build"]
+__all__ = ["Build", "build", "chapter_entry", "write_status"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,21 @@ def _hash(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _entry(chapter: Chapter, notebook: Path | None, **more: Any) -> dict[str, Any]:
+def chapter_entry(chapter: Chapter, notebook: Path | None, **more: Any) -> dict[str, Any]:
+    """What `status.json` says of a chapter.
+
+    Args:
+        chapter: the chapter.
+        notebook: the notebook that is shown, whose verdicts are counted; None
+            when there is none.
+        **more: what else is known of its run: `seconds`, `ok` and `error`.
+
+    Returns:
+        The entry; without `more`, that of a chapter that was not run.
+
+    Raises:
+        DamagedFileError: the file is no notebook.
+    """
     verdicts = read_verdicts(notebook) if notebook else []
     return {
         "name": chapter.name,
@@ -87,8 +101,8 @@ def _execute(chapter: Chapter, folder: Path, scale: str, fresh: bool) -> dict[st
         memo.unlink(missing_ok=True)
         notebook.unlink(missing_ok=True)
         print(f"  {chapter.name}: FAILED")
-        return _entry(chapter, None, ok=False, error=str(problem))
-    entry = _entry(chapter, notebook, seconds=round(done.seconds, 2))
+        return chapter_entry(chapter, None, ok=False, error=str(problem))
+    entry = chapter_entry(chapter, notebook, seconds=round(done.seconds, 2))
     kept = {"fingerprint": fingerprint, "notebook": _hash(notebook), "entry": entry}
     write_atomic(memo, json.dumps(kept, indent=1) + "\n")
     print(f"  {chapter.name}: {done.seconds:.1f} s")
@@ -102,8 +116,29 @@ def _committed(chapter: Chapter, folder: Path | None = None) -> dict[str, Any]:
             (folder / kept).unlink(missing_ok=True)
     if not chapter.notebook.is_file():
         problem = f"chapter {chapter.name}: there is no committed notebook {chapter.notebook}"
-        return _entry(chapter, None, ok=False, error=problem)
-    return _entry(chapter, chapter.notebook)
+        return chapter_entry(chapter, None, ok=False, error=problem)
+    return chapter_entry(chapter, chapter.notebook)
+
+
+def write_status(folder: Path, scale: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write the `status.json` that the status page is made from.
+
+    Args:
+        folder: the folder of the executed notebooks.
+        scale: the scale they ran at.
+        entries: what to say of each chapter: `chapter_entry`.
+
+    Returns:
+        What was written: the scale, this machine and the entries.
+    """
+    status = _status(scale, entries)
+    text = json.dumps(status, indent=1, ensure_ascii=False) + "\n"
+    write_atomic(folder / "status.json", text)
+    return status
+
+
+def _status(scale: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"scale": scale, "machine": machine(), "chapters": entries}
 
 
 def build(
@@ -151,12 +186,10 @@ def build(
             else _committed(chapter, folder)
             for chapter in every
         ]
+        status = write_status(folder, scale, entries)
     else:
         entries = [_committed(chapter) for chapter in chosen]
-    status = {"scale": scale if run else "committed", "machine": machine(), "chapters": entries}
-    if run:
-        text = json.dumps(status, indent=1, ensure_ascii=False) + "\n"
-        write_atomic(folder / "status.json", text)
+        status = _status("committed", entries)
     # Where a chapter has no new notebook the site shows the committed one.
     fresh_files = {one["name"] for one in entries if run and one["ok"]}
     if any(one.name not in fresh_files and not one.notebook.is_file() for one in every):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from .data import Split
 from .errors import expect
 
-__all__ = ["evaluate", "evaluating", "score"]
+__all__ = ["checked_logits", "evaluate", "evaluating", "score"]
 
 
 def score(logits: Tensor, y: Tensor) -> tuple[float, int]:
@@ -25,14 +25,24 @@ def score(logits: Tensor, y: Tensor) -> tuple[float, int]:
     Raises:
         ValueError: when the logits are not of that form, or have no column for some label.
     """
+    checked_logits(logits, y)
+    losses = F.cross_entropy(logits.float(), y, reduction="none")
+    return float(losses.double().sum()), int((logits.argmax(1) == y).sum())
+
+
+def checked_logits(logits: Tensor, y: Tensor) -> Tensor:
+    """The logits, if they are some.
+
+    Raises:
+        ValueError: when they are not `[n, classes]`, or have no column for some label.
+    """
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] <= int(y.max()):
         found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
             f"expected logits [{len(y)}, more than {int(y.max())} classes] from the network, "
             f"found {found}"
         )
-    losses = F.cross_entropy(logits.float(), y, reduction="none")
-    return float(losses.double().sum()), int((logits.argmax(1) == y).sum())
+    return logits
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from .data import Split
 from .errors import expect
-from .evaluation import evaluating, score
+from .evaluation import checked_logits, evaluating, score
 
 __all__ = ["PGD", "robust_evaluate"]
 
@@ -51,8 +52,10 @@ class PGD:
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"expected {name} of an attack to be at least 0, found {value}")
-        if self.steps < 0:
-            raise ValueError(f"expected at least 0 steps of an attack, found {self.steps}")
+        if not isinstance(self.steps, Integral) or self.steps < 0:
+            raise ValueError(
+                f"expected a whole number from 0 of steps of an attack, found {self.steps}"
+            )
 
     def perturb(
         self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None
@@ -72,13 +75,17 @@ class PGD:
             `[n, c, h, w]`, apart from any graph.
 
         Raises:
-            ValueError: for pixels outside [0, 1].
+            ValueError: for no images, pixels outside [0, 1], or outputs that are not
+                `[n, classes]`.
         """
+        x = x.detach()
+        if len(x) == 0:
+            raise ValueError("expected images to attack, found none")
         low, high = (float(v) for v in x.aminmax())
         if not (low >= 0 and high <= 1):
             raise ValueError(f"expected pixels in [0, 1] to attack, found {low:g} to {high:g}")
         lower, upper = (x - self.epsilon).clamp_(0, 1), (x + self.epsilon).clamp_(0, 1)
-        moved = x.detach().clone()
+        moved = x.clone()
         if self.random_start:
             noise = torch.rand(x.shape, generator=generator, dtype=x.dtype, device="cpu")
             moved += self.epsilon * (2 * noise.to(x.device) - 1)
@@ -86,7 +93,8 @@ class PGD:
         with _buffers_kept(model), torch.enable_grad():
             for _ in range(self.steps):
                 moved.requires_grad_(True)
-                loss = F.cross_entropy(model(moved).float(), y, reduction="sum")
+                logits = checked_logits(model(moved), y)
+                loss = F.cross_entropy(logits.float(), y, reduction="sum")
                 (slope,) = torch.autograd.grad(loss, moved)
                 moved = torch.clamp(moved.detach() + self.step * slope.sign(), lower, upper)
         return moved.detach()
@@ -95,7 +103,8 @@ class PGD:
 @contextmanager
 def _buffers_kept(model: nn.Module) -> Iterator[None]:
     """Put back whatever the passes inside store in the network."""
-    kept = [(buffer, buffer.clone()) for buffer in model.buffers()] if model.training else []
+    learning = any(module.training for module in model.modules())
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()] if learning else []
     try:
         yield
     finally:

@@ -138,7 +138,10 @@ def test_an_unknown_benchmark_is_refused_with_the_close_names(capsys: pytest.Cap
 
     with pytest.raises(SystemExit):
         main(["profil"])
-    assert "unknown benchmark 'profil'; did you mean 'profile'?" in capsys.readouterr().err
+    assert (
+        "unknown benchmark 'profil'; did you mean 'profile' or 'curve_profile'?"
+        in capsys.readouterr().err
+    )
 
 
 # a stand-in for the peer: the same three functions, the identity, and what it says it gained

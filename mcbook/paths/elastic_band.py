@@ -96,7 +96,7 @@ def elastic_band(
             run.
         FloatingPointError: when the loss becomes NaN or infinite.
         ValueError: for fewer than one pivot, cycle, step, place or image, a threshold below 0,
-            identical networks, or numbers no run can use.
+            networks of equal parameters, or numbers no run can use.
     """
     expect(data, Data, "data, as load_data or data_from_arrays gives them")
     whole = {"pivots": pivots, "cycles": cycles, "steps": steps}
@@ -108,8 +108,9 @@ def elastic_band(
     if len(data.train) == 0:
         raise ValueError("expected training images to relax a band on, found none")
     chord = PolychainPath(a, b, pivots)
-    if all(torch.equal(p[0], p[-1]) for p in chord.control_points.values()):
-        raise ValueError("expected two different networks, found A and B identical")
+    ends = Moving(chord).points
+    if torch.equal(ends[0], ends[-1]):
+        raise ValueError("expected two different networks, found A and B with equal parameters")
     options = {**whole, "threshold": threshold, "between": between, "images": images, "seed": seed}
     band = _Band(chord, data, options, checked_recipe({**_DEFAULTS, **recipe}))
     if checkpoint is not None:
@@ -160,6 +161,11 @@ class _Band:
                 _spread_evenly(moving.points)
                 bar.advance()
             self.random.note()
+        if not bool(torch.isfinite(moving.points).all()):
+            raise FloatingPointError(
+                f"the pivots became NaN or infinite in cycle {self.cycle + 1} with lr = "
+                f"{recipe.lr}; a smaller learning rate may help"
+            )
         found = moving.current(_knots(moving.points))
         assert isinstance(found, PolychainPath)
         self.cycle += 1

@@ -393,3 +393,65 @@ def test_resetting_the_statistics_lowers_the_wall(normed: list[nn.Module], digit
             mc.profile(path, digits, 9, ("test",), normalization=n) for n in ("none", "reset")
         )
         assert 0.2 < reset.barrier("test", "loss") < 0.75 * none.barrier("test", "loss")
+
+
+# the length ---------------------------------------------------------------------------------
+
+
+@given(LOSSES, st.data())
+def test_the_average_is_the_trapezoid_rule_along_the_length(
+    losses: list[float], draw: st.DataObject
+) -> None:
+    steps = draw.draw(
+        st.lists(st.floats(0.01, 5), min_size=len(losses) - 1, max_size=len(losses) - 1)
+    )
+    prof = replace(of_losses(losses), arc=np.concatenate([[0.0], np.cumsum(steps)]))
+    for what, f in (("loss", losses), ("accuracy", [1 / (1 + x) for x in losses])):
+        areas = [h * (y + z) / 2 for h, (y, z) in zip(steps, pairwise(f), strict=True)]
+        expected = math.fsum(areas) / math.fsum(steps)
+        assert math.isclose(prof.average("test", what), expected, rel_tol=1e-9, abs_tol=1e-12)
+        assert min(f) - 1e-9 <= prof.average("test", what) <= max(f) + 1e-9
+    assert prof.average() == prof.average("test", "accuracy")
+
+
+def test_the_average_of_known_profiles() -> None:
+    prof = replace(of_losses([0, 4, 2]), arc=np.array([0.0, 1.0, 4.0]))
+    assert math.isclose(prof.average("test", "loss"), (2 * 1 + 3 * 3) / 4)
+    # on an even grid at constant speed it is the mean over t; ends count half
+    even = replace(of_losses([0, 4, 2, 6, 0]), arc=np.linspace(0, 7, 5))
+    assert math.isclose(even.average("test", "loss"), (4 + 2 + 6) / 4)
+    scaled = replace(even, arc=100 * even.arc)
+    assert math.isclose(scaled.average("test", "loss"), even.average("test", "loss"))
+
+
+@pytest.mark.parametrize("normalization", [None, "repair"])
+def test_the_arc_is_the_way_from_point_to_point_over_parameters(
+    normed: list[nn.Module], tiny: mc.Data, normalization: str | None
+) -> None:
+    a, b, c, d = normed
+    names = [name for name, _ in a.named_parameters()]
+    for path in (mc.LinearPath(a, b), mc.BezierPath(a, b, [c]), mc.PolychainPath(a, b, [d, c])):
+        prof = mc.profile(path, tiny, 6, ("test",), normalization=normalization)
+        ts = prof.table["t"].tolist()
+        steps = [weights.distance(path.at(s), path.at(t), names) for s, t in pairwise(ts)]
+        expected = [math.fsum(steps[:i]) for i in range(len(ts))]
+        np.testing.assert_allclose(prof.arc, expected, rtol=1e-5)
+        assert prof.arc[0] == 0
+        f = prof.table["test_accuracy"].tolist()
+        areas = [h * (y + z) / 2 for h, (y, z) in zip(steps, pairwise(f), strict=True)]
+        assert math.isclose(prof.average(), math.fsum(areas) / expected[-1], rel_tol=1e-5)
+        if path.kind == "linear":  # of constant speed
+            even = float(np.mean((np.array(f)[1:] + np.array(f)[:-1]) / 2))
+            assert math.isclose(prof.average(), even, rel_tol=1e-5)
+            np.testing.assert_allclose(prof.arc, prof.table["distance_a"], rtol=1e-5)
+
+
+def test_what_has_no_length_has_no_average(endpoints: list[nn.Module], tiny: mc.Data) -> None:
+    still = mc.profile(mc.LinearPath(endpoints[0], endpoints[0]), tiny, 3)
+    with pytest.raises(ValueError, match="length of the path to be above 0, found 0"):
+        still.average()
+    with pytest.raises(ValueError, match="length of the path to be above 0, found none"):
+        of_losses([1, 2]).average()
+    prof = replace(of_losses([1, 2]), arc=np.array([0.0, 1.0]))
+    with pytest.raises(mc.UnknownNameError, match="'train_accuracy'"):
+        prof.average("train")
