@@ -46,17 +46,17 @@ def proximal_alternating(
 ) -> Alignment:
     r"""Reorder B's hidden units so that the loss is low along the whole curve from A to π(B).
 
-    Minimises, in turn over the permutation π and over the offset φ of the curve's bend from the
+    Minimises, in turn over the permutation π and over the offset δ of the curve's bend from the
     midpoint,
 
     .. math::
 
         E_{t \sim U[0, 1]} \, L(\theta(t)), \qquad
-        \theta(t) = (1 - t)^2 A + 2 t (1 - t) \bigl[\varphi + \tfrac12 (A + \pi(B))\bigr]
+        \theta(t) = (1 - t)^2 A + 2 t (1 - t) \bigl[\delta + \tfrac12 (A + \pi(B))\bigr]
             + t^2 \pi(B)
-            = (1 - t) A + t \pi(B) + 2 t (1 - t) \varphi ,
+            = (1 - t) A + t \pi(B) + 2 t (1 - t) \delta ,
 
-    so that the curve follows the permutation; with :math:`\varphi = 0` it is the straight line.
+    so that the curve follows the permutation; with :math:`\delta = 0` it is the straight line.
     A round is:
 
     1. *The permutation, softened.*  Every space gets a matrix `P`, which acts as `P_out W P_inᵀ`;

@@ -211,7 +211,7 @@ function curvePlane({ names, onBend, onHush }) {
           class: "mcw-cv-name", "text-anchor": "middle",
         }),
       ]),
-      text(at(bend).map((v, k) => v - k * (away < 0 ? -28 : 20)), "\u03c6", {
+      text(at(bend).map((v, k) => v - k * (away < 0 ? -28 : 20)), "C", {
         class: "mcw-cv-name", "text-anchor": "middle",
       }),
       spot(curveAt(entry, bend, t), 6, "mcw-dot mcw-scurve"),
@@ -255,6 +255,8 @@ function curvePlane({ names, onBend, onHush }) {
   handle.addEventListener("pointercancel", release);
   handle.addEventListener("keydown", (event) => {
     const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
+    // the ends of a scale that has none in two dimensions: they must not scroll the page away
+    if (event.key === "Home" || event.key === "End") event.preventDefault();
     if (!way || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     event.stopPropagation();

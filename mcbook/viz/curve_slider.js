@@ -226,11 +226,11 @@ function buildCurveSlider(payload, model) {
   function explained(entry) {
     const poly = entry.kind === "polychain";
     return [
-      poly ? `The curve goes straight from ${A} to the bend \u03c6 and straight on to ${B}. `
-        : `\u03b8(t) = (1 \u2212 t)\u00b2 ${A} + 2t(1 \u2212 t) \u03c6 + t\u00b2 ${B}, with the bend \u03c6. `,
-      "Drag \u03c6, or move it by the arrow keys: the curve stays in this plane. ",
+      poly ? `The curve goes straight from ${A} to the bend C and straight on to ${B}. `
+        : `\u03b8(t) = (1 \u2212 t)\u00b2 ${A} + 2t(1 \u2212 t) C + t\u00b2 ${B}, with the bend C. `,
+      "Drag C, or move it by the arrow keys: the curve stays in this plane. ",
       ...(running ? [
-        `The networks ${A}, ${B} and \u03c6 are in this page: at every move it mixes their weights and `
+        `The networks ${A}, ${B} and C are in this page: at every move it mixes their weights and `
           + "runs the mixtures on ", el("strong", {}, String(n)), ` ${split} images of ${payload.data}. `,
         entry.own ? "" : "The plane was measured before, on images of its own choice. ",
       ] : [

@@ -27,8 +27,8 @@ TABLE_POINTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 class CurveSlider(SliderWidget):
     """A slider along a curve with one bend, beside the plane it lies in; the bend can be moved.
 
-    A curve from A to B with one bend φ, such as θ(t) = (1 − t)² A + 2 t (1 − t) φ + t² B, lies in
-    the plane through A, B and φ, and stays in it when φ moves there.  The page shows the loss over
+    A curve from A to B with one bend C, such as θ(t) = (1 − t)² A + 2 t (1 − t) C + t² B, lies in
+    the plane through A, B and C, and stays in it when C moves there.  The page shows the loss over
     that plane and along the curve, the straight line and the curve as it was given.  The reader
     drags the bend, or lets it take steps of gradient descent on the mean loss over t, which is
     what training a curve does, with two coordinates in place of all.  The three networks travel in

@@ -453,7 +453,9 @@ def test_bad_input_is_refused(pair: list[nn.Module], tiny: mc.Data) -> None:
     for options, said in (({"lr": -1}, "rate above 0"), ({"batch_size": 0}, "batch size of at")):
         with pytest.raises(ValueError, match=said):
             band(*pair, tiny, **options)
-    with pytest.raises(ValueError, match="two different networks, found A and B with equal parameters"):
+    with pytest.raises(
+        ValueError, match="two different networks, found A and B with equal parameters"
+    ):
         band(pair[0], copy.deepcopy(pair[0]), tiny)
     with pytest.raises(mc.UnknownNameError, match="field of the recipe"):
         band(*pair, tiny, rate=1)
