@@ -13,6 +13,8 @@ from mcbook.errors import UnknownNameError
 from mcbook.files import write_atomic
 
 from . import (
+    curve_profile,
+    curve_step,
     features,
     features_vgg16,
     peers,
@@ -34,6 +36,8 @@ _MODULES = (
     planted_permutations,
     features,
     features_vgg16,
+    curve_step,
+    curve_profile,
 )
 BENCHMARKS = {module.NAME: module.run for module in _MODULES}
 
@@ -59,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FOLDER",
         action="append",
         default=[],
-        help=f"a checkout to compare with, of {peers.GitReBasin.REPOSITORY}",
+        help="a checkout to compare with, of "
+        + " or ".join(peer.REPOSITORY for peer in peers.KNOWN),
     )
     parser.add_argument("--json", metavar="FILE", help="write the results there as well")
     options = parser.parse_args(arguments)

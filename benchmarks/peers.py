@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -21,9 +19,21 @@ from torch import Tensor, nn
 
 from mcbook.errors import IncompatibleError
 
-__all__ = ["GitReBasin", "Matched", "chain_axes", "git_re_basin", "use"]
+from .loading import loaded
+from .mode_connectivity import ModeConnectivity
 
-_named: list[Path] = []
+__all__ = [
+    "KNOWN",
+    "GitReBasin",
+    "Matched",
+    "ModeConnectivity",
+    "chain_axes",
+    "git_re_basin",
+    "mode_connectivity",
+    "use",
+]
+
+_named: dict[type, Path] = {}
 
 #: for every axis of a tensor the name of the space on it, or None
 Axes = Mapping[str, tuple[str | None, ...]]
@@ -59,18 +69,8 @@ class GitReBasin:
     _NEEDED = ("weight_matching", "permutation_spec_from_axes_to_perm", "apply_permutation")
 
     def __init__(self, folder: Path):
-        file = folder / self.FILE
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"expected a checkout of {self.REPOSITORY}, found no {self.FILE} in {folder}"
-            )
-        self.version = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-        self._code = _loaded(file, "benchmarks_peer_git_re_basin")
-        missing = [name for name in self._NEEDED if not hasattr(self._code, name)]
-        if missing:
-            raise FileNotFoundError(
-                f"expected a checkout of {self.REPOSITORY}, found no {missing[0]} in {file}"
-            )
+        self._code = loaded(folder, self.FILE, self.REPOSITORY, self._NEEDED)
+        self.version = hashlib.sha256((folder / self.FILE).read_bytes()).hexdigest()[:12]
 
     def spec(self, axes: Axes) -> Any:
         """Its own kind of spec."""
@@ -101,21 +101,38 @@ class GitReBasin:
         return self._code.apply_permutation(spec, found.vectors, b)
 
 
+#: what can be named
+KNOWN = (GitReBasin, ModeConnectivity)
+
+
 def use(folders: Sequence[str]) -> None:
     """Name the checkouts to compare with.
 
     Raises:
         FileNotFoundError: for a folder that is none of a known peer.
     """
-    paths = [Path(folder).expanduser() for folder in folders]
-    for path in paths:
-        GitReBasin(path)
-    _named[:] = paths
+    found: dict[type, Path] = {}
+    for path in (Path(folder).expanduser() for folder in folders):
+        kinds = [kind for kind in KNOWN if (path / kind.FILE).is_file()]
+        if not kinds:
+            raise FileNotFoundError(
+                f"expected a checkout of {' or '.join(kind.REPOSITORY for kind in KNOWN)}, "
+                f"found no {' and no '.join(kind.FILE for kind in KNOWN)} in {path}"
+            )
+        kinds[0](path)
+        found[kinds[0]] = path
+    _named.clear()
+    _named.update(found)
 
 
 def git_re_basin() -> GitReBasin | None:
     """The PyTorch port of Git Re-Basin, None when it was not named."""
-    return GitReBasin(_named[0]) if _named else None
+    return GitReBasin(_named[GitReBasin]) if GitReBasin in _named else None
+
+
+def mode_connectivity() -> ModeConnectivity | None:
+    """The code of Garipov et al., None when it was not named."""
+    return ModeConnectivity(_named[ModeConnectivity]) if ModeConnectivity in _named else None
 
 
 def chain_axes(model: nn.Module) -> dict[str, tuple[str | None, ...]]:
@@ -158,13 +175,3 @@ def chain_axes(model: nn.Module) -> dict[str, tuple[str | None, ...]]:
         if layer.bias is not None:
             axes[f"{name}.bias"] = (space,)
     return axes
-
-
-def _loaded(file: Path, name: str) -> ModuleType:
-    """One file as a module, without its folder on the path."""
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -80,7 +80,7 @@ def jupyterlab(folder: Path, log: Path) -> Iterator[str]:
             stop(server)
 
 
-def wait_for(address: str, server: subprocess.Popen[bytes], log: Path, seconds: float = 30) -> None:
+def wait_for(address: str, server: subprocess.Popen[bytes], log: Path, seconds: float = 90) -> None:
     """Wait until the server answers; fail with its log when it does not."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and server.poll() is None:
@@ -119,7 +119,7 @@ def follows(file: Path, value: float, page: Page, seconds: float = 10) -> None:
 def run_all(page: Page) -> None:
     """Run all cells by the menu, as a reader does."""
     # before the kernel is there, running would only ask which one to take
-    expect(page.get_by_role("button", name="| Idle")).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("button", name="| Idle")).to_be_visible(timeout=120_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
@@ -140,7 +140,7 @@ def test_widgets_live_in_jupyterlab(tmp_path):
             slider = outputs.first.get_by_role("slider", name="the position on the path")
             # the kernel moves the slider: the last cell sets t
             expect(slider).to_have_attribute(
-                "aria-valuetext", re.compile("^t 0.25:"), timeout=30_000
+                "aria-valuetext", re.compile("^t 0.25:"), timeout=120_000
             )
             # and the reader's keys move the kernel's t
             slider.focus()
@@ -158,7 +158,7 @@ def test_widgets_live_in_jupyterlab(tmp_path):
             width.press("Tab")
             control.get_by_role("button", name="Train").click()
             expect(control.get_by_role("status").first).to_have_text(
-                re.compile(r"width 4, seeds 0 and 1: test loss barrier"), timeout=20_000
+                re.compile(r"width 4, seeds 0 and 1: test loss barrier"), timeout=60_000
             )
             expect(control.get_by_role("button", name="Train")).to_be_enabled()
             expect(control.get_by_role("radio", name="width 4, seeds 0 and 1")).to_be_checked()
