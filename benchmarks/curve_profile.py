@@ -32,6 +32,8 @@ AGREEMENT = 0.01
 _POINTS = 3
 #: training and test images: so many are measured, and so many there are
 _MEASURED, _ALL = (10_000, 2_000), (50_000, 10_000)
+#: training images that `mc.profile` measures statistics on when there are more
+_STATISTICS = 10_000
 _PEER_BATCH, _OUR_BATCH = 128, 128
 #: as the peer's own transform has them
 _MEAN, _DEVIATION = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -110,30 +112,39 @@ def _differences(found: pd.DataFrame, expected: pd.DataFrame) -> dict[str, Seque
     }
 
 
-def _times_of_a_point(found: Comparison, path: mc.Path, data: mc.Data, clock: str) -> list[str]:
-    """The seconds of a point, measured, and for all images of CIFAR-10 on a straight line.
+def on_all(point: float, statistics: float | None, train: int, test: int) -> float:
+    """The seconds of a point on all images of CIFAR-10, on a straight line.
 
-    The peer passes the training images twice.  Ours measures statistics on 10,000 of them, however
-    many there are.
+    Args:
+        point: the seconds measured.
+        statistics: of those, what does not grow: 10,000 images are enough for our statistics; None
+            for the peer, which passes the training images twice.
+        train: how many training images were measured.
+        test: how many test images.
     """
+    all_train, all_test = _ALL
+    if statistics is None:
+        return point * (2 * all_train + all_test) / (2 * train + test)
+    return statistics + (point - statistics) * (all_train + all_test) / (train + test)
+
+
+def _times_of_a_point(found: Comparison, path: mc.Path, data: mc.Data, clock: str) -> list[str]:
+    """The seconds of a point, as measured and for all images."""
     now = CLOCKS[clock]
     begun = now()
     mc.reset_batch_norm(path.model_at(0.5), data.train.x)
     statistics = now() - begun
-    (train, test), (all_train, all_test) = (len(data.train), len(data.test)), _ALL
+    train, test = len(data.train), len(data.test)
+    points = {way: found.median(way) / _POINTS for way in found.seconds}
     notes = [f"statistics of batch norm alone: {statistics:.2f} s a point"]
-    wholes = {}
-    for way in found.seconds:
-        point = found.median(way) / _POINTS
-        if way == PEER:
-            whole = point * (2 * all_train + all_test) / (2 * train + test)
-        else:
-            whole = statistics + (point - statistics) * (all_train + all_test) / (train + test)
-        wholes[way] = whole
-        notes.append(
-            f"{way}: {point:.2f} s a point; on a straight line {whole:.0f} s on {all_train:,} and "
-            f"{all_test:,} images"
-        )
+    notes += [f"{way}: {point:.2f} s a point" for way, point in points.items()]
+    if train != _STATISTICS:  # what they cost on other numbers of images is not proportional
+        return [*notes, f"what all images take is told from {_STATISTICS:,} training images only"]
+    wholes = {
+        way: on_all(point, None if way == PEER else statistics, train, test)
+        for way, point in points.items()
+    }
+    notes += [f"{way}: on all images, on a straight line, {s:.0f} s" for way, s in wholes.items()]
     if PEER in wholes:
         claim = "times faster than the peer on all images, on a straight line"
         notes.append(verdict(claim, wholes[PEER] / wholes[LOW], TARGET))

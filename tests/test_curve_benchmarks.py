@@ -198,7 +198,8 @@ def test_the_profile_of_a_curve_agrees_with_the_peer(tmp_path: Path, capsys):
     printed = capsys.readouterr().out
     assert "evaluation of the peer" in printed
     assert "mc.profile: losses differ by at most 0.00 % (train), 0.00 % (test)" in printed
-    assert "s on 50,000 and 10,000 images" in printed
+    assert "what all images take is told from 10,000 training images only" in printed
+    assert "on a straight line" not in printed
     assert "NOT AS EXPECTED" not in printed
 
 
@@ -222,6 +223,15 @@ def test_the_chain_of_the_peer_is_the_network_itself(tmp_path: Path):
         assert torch.allclose(net(data.test.x, torch.tensor([t])), expected, atol=1e-6)
     with pytest.raises(mc.IncompatibleError, match="expected linear layers .* found LayerNorm"):
         peer.chain_curve([nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))] * 3)
+
+
+def test_all_images_are_told_from_those_measured():
+    from benchmarks.curve_profile import on_all
+
+    # the peer: 22,000 passes measured, 110,000 in all; ours: 12,000 evaluated, 60,000 in all
+    assert on_all(22.0, None, 10_000, 2_000) == pytest.approx(110.0)
+    assert on_all(22.0, 10.0, 10_000, 2_000) == pytest.approx(70.0)
+    assert on_all(7.0, 1.0, 50_000, 10_000) == pytest.approx(7.0)
 
 
 def test_batches_are_gone_through_as_often_as_it_takes():
