@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path as File
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pandas as pd
 import torch
@@ -149,7 +149,7 @@ class Path(ABC):
     @classmethod
     def _restored(
         cls, a: nn.Module, control_points: dict[str, Tensor], knots: Sequence[float]
-    ) -> Path:
+    ) -> Self:
         """A path read from a file; a class with other arguments overrides this."""
         path = cls.__new__(cls)
         Path.__init__(path, a, control_points, knots)
@@ -271,12 +271,15 @@ def _checked(t: float) -> float:
 
 
 def _mix(c: Tensor, points: Tensor) -> Tensor:
-    """`Σ_i c_i P_i` in the points' dtype, skipping zeros, so that unit vectors pick exactly."""
-    used = [(float(ci), p) for ci, p in zip(c, points, strict=True) if ci != 0]
-    if not used:
-        return torch.zeros_like(points[0])
-    (first, p), *rest = used
-    mixed = p * first
-    for ci, p in rest:
-        mixed = mixed.add_(p, alpha=ci)
+    """`Σ_i c_i P_i` in the points' dtype, as `S P_j + Σ_i c_i (P_i - P_j)`, `S = Σ_i c_i`.
+
+    `j` has the largest `c`.  Written so, unit vectors pick a point exactly, and where all points
+    are equal the path stands still, exactly.  `S` is 1 on a path, and 0 for its velocity.
+    """
+    j = int(c.argmax())
+    nearest = points[j]
+    mixed = nearest * round(float(c.sum()))
+    for i, ci in enumerate(c.tolist()):
+        if ci != 0 and i != j:
+            mixed = mixed.add_(points[i] - nearest, alpha=ci)
     return mixed

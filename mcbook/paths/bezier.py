@@ -76,7 +76,7 @@ class BezierPath(Path, kind="bezier"):
         for name, p in self.control_points.items():
             inner = [torch.lerp(p[k], p[k - 1], k / (n + 1)) for k in range(1, n + 1)]
             points[name] = torch.stack([p[0], *inner, p[n]])
-        return self._restored(self._template, points, self.knots)  # type: ignore[return-value]
+        return self._restored(self._template, points, self.knots)
 
 
 def _bernstein(n: int, t: float) -> list[float]:

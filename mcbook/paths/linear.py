@@ -48,7 +48,7 @@ class LinearPath(Path, kind="linear"):
             name: torch.stack([p[0], torch.lerp(p[0], p[1], 0.5), p[1]])
             for name, p in self.control_points.items()
         }
-        return BezierPath._restored(self._template, points, self.knots)  # type: ignore[return-value]
+        return BezierPath._restored(self._template, points, self.knots)
 
     def at(self, t: float) -> dict[str, Tensor]:
         """The weights at `t`; with `torch.lerp`, so that equal ends stay exactly equal between."""

@@ -44,6 +44,7 @@ class Moving:
         if len(types) > 1:
             found = " and ".join(sorted(str(t).removeprefix("torch.") for t in types))
             raise ValueError(f"expected trainable parameters of one type, found {found}")
+        self._named = named
         self._parameters = list(named.values())
         self._sizes = [p.numel() for p in self._parameters]
         count = len(next(iter(path.control_points.values())))
@@ -66,6 +67,28 @@ class Moving:
         for name, x in self._others.items():
             p = self.path.control_points[name]
             x.copy_(torch.tensordot(coefficients.to(p), p, 1))
+
+    def states(self, coefficients: Tensor) -> dict[str, Tensor]:
+        """What the network is at several mixtures at once, for `torch.func.functional_call`.
+
+        It can be differentiated with respect to `points`, and does not move the network.
+
+        Args:
+            coefficients: `[m, k]`, of the type and on the device of the points.
+
+        Returns:
+            By name, `[m, *shape]`: the trained parameters, and what else follows the path.
+        """
+        mixed = (coefficients @ self.points).split(self._sizes, dim=1)
+        m = len(coefficients)
+        states = {
+            name: part.reshape(m, *p.shape)
+            for (name, p), part in zip(self._named.items(), mixed, strict=True)
+        }
+        for name in self._others:
+            p = self.path.control_points[name]
+            states[name] = torch.tensordot(coefficients.to(p), p, 1)
+        return states
 
     def slope(self) -> Tensor:
         """The gradient that the last backward pass left, as one vector, `[n]`; taken away."""
