@@ -44,11 +44,25 @@ from .data import Data, Split, data_from_arrays, default_device, list_data, load
 from .ensembling import ensemble, path_ensemble
 from .errors import DamagedFileError, IncompatibleError, MissingDataError, UnknownNameError
 from .evaluation import evaluate
+from .information import (
+    Certificate,
+    certify,
+    fisher_distance,
+    fisher_energy,
+    fisher_length,
+    fisher_lower_bound,
+    fisher_speed,
+    js_divergence,
+    js_length,
+    js_lower_bound,
+    log_probabilities,
+)
 from .models.registry import build_model, describe_models, list_models
 from .normalization import has_batch_norm, reset_batch_norm
 from .paths import BezierPath, LinearPath, Path, PolychainPath, load_path
 from .paths.curve_fitting import fit_curve
 from .paths.elastic_band import elastic_band
+from .paths.geodesic import fit_geodesic
 from .records import Record, list_records, load_record, save_record
 from .repair import repair
 from .robustness import PGD, robust_evaluate
@@ -62,6 +76,7 @@ if TYPE_CHECKING:
     from .viz.curve_slider import CurveSlider
     from .viz.feature_slider import FeatureSlider
     from .viz.figure import Figure, show
+    from .viz.geodesic_slider import GeodesicSlider
     from .viz.network_slider import NetworkSlider
     from .viz.path_slider import PathSlider
     from .viz.permutation_slider import PermutationSlider
@@ -84,6 +99,7 @@ _LAZY = {
     "CurveSlider": ".viz.curve_slider",
     "FeatureSlider": ".viz.feature_slider",
     "Figure": ".viz.figure",
+    "GeodesicSlider": ".viz.geodesic_slider",
     "NetworkSlider": ".viz.network_slider",
     "PathSlider": ".viz.path_slider",
     "PermutationSlider": ".viz.permutation_slider",
@@ -106,11 +122,13 @@ __all__ = [
     "Alignment",
     "BarrierBound",
     "BezierPath",
+    "Certificate",
     "CurveSlider",
     "DamagedFileError",
     "Data",
     "FeatureSlider",
     "Figure",
+    "GeodesicSlider",
     "IncompatibleError",
     "LinearPath",
     "LossPlane",
@@ -135,6 +153,7 @@ __all__ = [
     "barrier_bound",
     "begin_chapter",
     "build_model",
+    "certify",
     "commutativity",
     "correlation_signature",
     "curve_plane",
@@ -146,9 +165,18 @@ __all__ = [
     "evaluate",
     "feature_connectivity",
     "feature_defects",
+    "fisher_distance",
+    "fisher_energy",
+    "fisher_length",
+    "fisher_lower_bound",
+    "fisher_speed",
     "fit_curve",
+    "fit_geodesic",
     "has_batch_norm",
     "interval",
+    "js_divergence",
+    "js_length",
+    "js_lower_bound",
     "list_data",
     "list_models",
     "list_records",
@@ -156,6 +184,7 @@ __all__ = [
     "load_model",
     "load_path",
     "load_record",
+    "log_probabilities",
     "logit_blend",
     "loss_plane",
     "low_rank",

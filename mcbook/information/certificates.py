@@ -24,9 +24,7 @@ from .fisher import nodes_of, said_along
 __all__ = ["Certificate", "certify", "fisher_lower_bound", "js_lower_bound"]
 
 
-def fisher_lower_bound(
-    a: nn.Module, b: nn.Module, x: Tensor, batch_size: int = 2048
-) -> float:
+def fisher_lower_bound(a: nn.Module, b: nn.Module, x: Tensor, batch_size: int = 2048) -> float:
     """The least Fisher-Rao length that any path from A to B can have.
 
         LB = √( E_x[ d(p_A(x), p_B(x))² ] ),    d(p, q) = 2 arccos Σ_y √(p_y q_y).
@@ -199,16 +197,15 @@ def certify(
     check_normalization(normalization, path.model_at(0.0))
     y = part.y
     said = said_along(path, part.x, nodes, normalization, statistics_images(data), batch_size)
-    steps, rows = [], []
-    first = last = None
+    steps: list[Tensor] = []
+    ends: list[Tensor] = []
+    rows: list[dict[str, float]] = []
     with Bar(len(nodes), "certificate", progress) as bar:
         for lp in said:
             y = y.to(lp.device)
-            if first is None:
-                first = lp
-            else:
-                steps.append(fisher_distance(last, lp))
-            last = lp
+            if ends:
+                steps.append(fisher_distance(ends[-1], lp))
+            ends = [*ends[:1], lp]
             own = lp.gather(1, y[:, None])[:, 0]
             rows.append(
                 {
@@ -218,7 +215,7 @@ def certify(
                 }
             )
             bar.advance()
-    return _certified(nodes, torch.stack(steps), rows, (first, last), y, split)
+    return _certified(nodes, torch.stack(steps), rows, (ends[0], ends[-1]), y, split)
 
 
 def _certified(

@@ -214,7 +214,7 @@ def fisher_speed(path: Path, x: Tensor, t: float, batch_size: int = 2048) -> flo
             def logits(state: dict[str, Tensor], batch: Tensor = batch) -> Tensor:
                 return functional_call(model, state, (batch,))
 
-            z, dz = jvp(logits, (here,), (moving,))
+            z, dz = jvp(logits, (here,), (moving,))[:2]
             total += float(logit_speed_squared(z, dz).sum())
     return math.sqrt(total / len(x))
 

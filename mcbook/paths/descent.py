@@ -139,8 +139,8 @@ class Descent(ABC):
         """More tensors and numbers for the checkpoint."""
         return {}, {}
 
-    def _restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """What `_extra` kept, from a checkpoint."""
+    def _restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:  # noqa: B027
+        """What `_extra` kept, from a checkpoint; nothing where it keeps nothing."""
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be of this run."""
@@ -155,9 +155,7 @@ class Descent(ABC):
             "data": self.fingerprint,
         }
 
-    def run(
-        self, watch: Watch | None, progress: bool, file: str | os.PathLike[str] | None
-    ) -> None:
+    def run(self, watch: Watch | None, progress: bool, file: str | os.PathLike[str] | None) -> None:
         """Take the steps that are left, after resuming from `file` if it is there."""
         if file is not None:
             self._resume(file)
