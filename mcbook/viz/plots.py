@@ -11,6 +11,7 @@
 | `plot_points` | two measurements against each other |
 | `plot_matrices` | small matrices as fields of squares |
 | `plot_plane` | the loss over a plane in weight space |
+| `plot_simplex` | ways of a distribution through the triangle of three classes |
 | `plot_symmetry` | the tensors of a network, with the spaces that act on them |
 
 Every text alternative states the numbers; `alt=` replaces it.
@@ -27,6 +28,7 @@ from mcbook.viz.lines import plot_lines
 from mcbook.viz.matrices import plot_matrices
 from mcbook.viz.plane import plot_plane
 from mcbook.viz.points import plot_points
+from mcbook.viz.simplex import plot_simplex
 from mcbook.viz.symmetry import plot_symmetry
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "plot_points",
     "plot_profile",
     "plot_profile_band",
+    "plot_simplex",
     "plot_symmetry",
     "show",
 ]

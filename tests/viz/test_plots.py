@@ -18,6 +18,7 @@ from mcbook.viz.plots import (
     plot_plane,
     plot_profile,
     plot_profile_band,
+    plot_simplex,
 )
 from mcbook.viz.wording import count, distance, distances, listed, number, percent
 
@@ -331,3 +332,31 @@ def test_wording():
     assert count(2, "pair") == "2 pairs"
     assert listed(["a"]) == "a"
     assert listed(["a", "b", "c"]) == "a, b and c"
+
+
+def test_a_simplex_shows_where_distributions_go():
+    p, q = np.array([0.7, 0.2, 0.1]), np.array([0.1, 0.2, 0.7])
+    t = np.linspace(0, 1, 5)[:, None]
+    figure = plot_simplex({"mixture": (1 - t) * p + t * q, "stays": np.stack([p, p])}, "abc")
+    page = figure.html()
+    assert "mixture" in page
+    assert "stays" in page
+    assert "(0.40, 0.20, 0.40) half-way" in figure.alt  # half-way
+    assert "In the triangle of a, b, c" in figure.alt
+
+
+@pytest.mark.parametrize(
+    ("trails", "corners", "message"),
+    [
+        ({}, "abc", "at least one trail"),
+        ({"x": np.ones((3, 3)) / 3}, "ab", "names of 3 corners, found 2"),
+        ({"x": np.ones((1, 3)) / 3}, "abc", r"found \[1, 3\]"),
+        ({"x": np.ones((3, 4)) / 4}, "abc", r"found \[3, 4\]"),
+        ({"x": np.ones((3, 3))}, "abc", "distributions"),
+        ({"x": np.array([[-0.5, 0.5, 1.0]] * 2)}, "abc", "distributions"),
+        ({"x": np.full((2, 3), np.nan)}, "abc", "distributions"),
+    ],
+)
+def test_no_simplex_of_what_is_no_distribution(trails, corners, message):
+    with pytest.raises(ValueError, match=message):
+        plot_simplex(trails, corners)
