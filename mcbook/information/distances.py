@@ -98,7 +98,8 @@ def fisher_distance(lp: Tensor, lq: Tensor) -> Tensor:
 def js_divergence(lp: Tensor, lq: Tensor) -> Tensor:
     """The Jensen-Shannon divergence, `(KL(p ‖ m) + KL(q ‖ m)) / 2` with `m = (p + q) / 2`.
 
-    For near distributions it is an eighth of the squared Fisher-Rao distance.  Its square root is
+    With `u = (q - p) / (p + q)` it is `Σ_y m_y φ(u_y)`, `φ(u) = u²/2 + u⁴/12 + u⁶/30 + …`: for near
+    distributions an eighth of the squared Fisher-Rao distance.  Its square root is
     a metric (Endres and Schindelin 2003).
 
     Args:
@@ -108,10 +109,15 @@ def js_divergence(lp: Tensor, lq: Tensor) -> Tensor:
     Returns:
         `[...]`, in nats: in [0, log 2].
     """
-    lm = torch.logaddexp(lp, lq) - math.log(2)
-    both = [
-        # p log(p / m) is 0 where p is: not 0 times -inf
-        torch.where(x > -math.inf, x.exp() * (x - lm), 0.0).sum(-1)
-        for x in (lp, lq)
-    ]
-    return ((both[0] + both[1]) / 2).clamp(min=0)  # rounding can take it below 0
+    # exp(-1000) is 0, and so are p log(p / m) and its gradient: not 0 times -inf
+    lp, lq = lp.clamp(min=-1000), lq.clamp(min=-1000)
+    # JSD = Σ m φ(u) with u = (q - p) / (p + q) = tanh(log(q / p) / 2): no difference of near numbers
+    log_odds = lq - lp
+    u = (log_odds / 2).tanh()
+    near = u.square()
+    series = near * (1 / 2 + near * (1 / 12 + near * (1 / 30 + near * (1 / 56 + near / 90))))
+    far = math.log(2) + sum(
+        x.sigmoid() * torch.nn.functional.logsigmoid(x) for x in (log_odds, -log_odds)
+    )
+    phi = torch.where(u.abs() < 0.05, series, far)
+    return ((lp.exp() + lq.exp()) / 2 * phi).sum(-1)

@@ -212,7 +212,8 @@ def fisher_speed(path: Path, x: Tensor, t: float, batch_size: int = 2048) -> flo
         for batch in x.split(batch_size):
 
             def logits(state: dict[str, Tensor], batch: Tensor = batch) -> Tensor:
-                return functional_call(model, state, (batch,))
+                # tied weights stand in it under each of their names
+                return functional_call(model, state, (batch,), tie_weights=False)
 
             z, dz = jvp(logits, (here,), (moving,))[:2]
             total += float(logit_speed_squared(z, dz).sum())

@@ -21,6 +21,7 @@ from ..errors import UnknownNameError, expect
 from ..information.distances import hellinger_squared, js_divergence
 from ..information.fisher import fisher_length, logit_speed_squared
 from ..normalization import has_batch_norm
+from ..runs import check_last_batch
 from ..training import checked_recipe
 from .base import Path
 from .descent import Descent, Watch, begin
@@ -99,7 +100,7 @@ def fit_geodesic(
         kind: `bezier` or `polychain`.
         bends: how many inner control points; they begin on the chord.
         energy: see above.
-        points: nodes of the energy, `K + 1`, the ends included.
+        points: nodes of the energy, `K + 1`, the ends included: at least 3, or 2 for `exact`.
         between: whether the inner nodes move.  If not, they are even, or the knots of a polychain
             (`points` is then not used).
         damping: λ: a price for moving in directions that change no prediction.
@@ -128,8 +129,9 @@ def fit_geodesic(
         IncompatibleError: for networks of different architectures, a start between others, or a
             checkpoint of another run.
         FloatingPointError: when an end, or a network on the way, gives NaN.
-        ValueError: for fewer than one bend, step or two points, no images, a negative damping, a
-            recipe with `weight_decay` or `attack`, or numbers no run can use.
+        ValueError: for fewer than one bend or step, too few points, no images, a negative damping,
+            a recipe with `weight_decay` or `attack`, a last batch of one image where there is
+            BatchNorm1d, or numbers no run can use.
 
     Example:
         >>> import mcbook as mc
@@ -147,7 +149,8 @@ def fit_geodesic(
         raise ValueError("expected images to measure lengths on, found none")
     if energy not in _ENERGIES:
         raise UnknownNameError("energy", energy, _ENERGIES)
-    for name, number, least in (("points", points, 2), ("images", images, 1)):
+    fewest = 2 if energy == "exact" else 3  # with two nodes the chain is A and B alone
+    for name, number, least in (("points", points, fewest), ("images", images, 1)):
         if number < least:
             raise ValueError(f"expected {name} of at least {least}, found {number}")
     if not 0 <= damping < math.inf:
@@ -171,6 +174,7 @@ def fit_geodesic(
         checked_recipe({**_DEFAULTS, **recipe}),
         max(1, steps // 10) if every is None else every,
     )
+    check_last_batch(fit.moving.model, len(x), fit.recipe.batch_size)
     fit.prepare(energy, points, between, damping, images)
     if way == 0:
         fit.steps = 0
@@ -272,7 +276,8 @@ class _Fit(Descent):
     def _said(self, state: dict[str, Tensor], batch: Tensor) -> Tensor:
         low = self.recipe.precision == "bfloat16"
         with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=low):
-            return functional_call(self.model, state, (batch,))
+            # tied weights stand in it under each of their names
+            return functional_call(self.model, state, (batch,), tie_weights=False)
 
     def _each(
         self, what: Callable[..., tuple[Tensor, ...]], *states: dict[str, Tensor]

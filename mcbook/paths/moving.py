@@ -44,7 +44,6 @@ class Moving:
         if len(types) > 1:
             found = " and ".join(sorted(str(t).removeprefix("torch.") for t in types))
             raise ValueError(f"expected trainable parameters of one type, found {found}")
-        self._named = named
         self._parameters = list(named.values())
         self._sizes = [p.numel() for p in self._parameters]
         count = len(next(iter(path.control_points.values())))
@@ -77,14 +76,12 @@ class Moving:
             coefficients: `[m, k]`, of the type and on the device of the points.
 
         Returns:
-            By name, `[m, *shape]`: the trained parameters, and what else follows the path.
+            By name, `[m, *shape]`: the trained parameters (tied ones under each of their names),
+            and what else follows the path.
         """
         mixed = (coefficients @ self.points).split(self._sizes, dim=1)
         m = len(coefficients)
-        states = {
-            name: part.reshape(m, *p.shape)
-            for (name, p), part in zip(self._named.items(), mixed, strict=True)
-        }
+        states = {name: mixed[i].reshape(m, *self._parameters[i].shape) for name, i in self._names}
         for name in self._others:
             p = self.path.control_points[name]
             states[name] = torch.tensordot(coefficients.to(p), p, 1)
