@@ -90,6 +90,7 @@ if TYPE_CHECKING:
         plot_points,
         plot_profile,
         plot_profile_band,
+        plot_simplex,
         plot_symmetry,
     )
     from .viz.retrain import RetrainControl
@@ -113,6 +114,7 @@ _LAZY = {
     "plot_points": ".viz.plots",
     "plot_profile": ".viz.plots",
     "plot_profile_band": ".viz.plots",
+    "plot_simplex": ".viz.plots",
     "plot_symmetry": ".viz.plots",
     "show": ".viz.figure",
 }
@@ -202,6 +204,7 @@ __all__ = [
     "plot_points",
     "plot_profile",
     "plot_profile_band",
+    "plot_simplex",
     "plot_symmetry",
     "profile",
     "proximal_alternating",
