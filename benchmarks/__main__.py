@@ -17,6 +17,7 @@ from . import (
     curve_step,
     features,
     features_vgg16,
+    geodesic,
     peers,
     planted_permutations,
     profile,
@@ -38,6 +39,7 @@ _MODULES = (
     features_vgg16,
     curve_step,
     curve_profile,
+    geodesic,
 )
 BENCHMARKS = {module.NAME: module.run for module in _MODULES}
 

@@ -90,13 +90,13 @@ class Certificate:
     """The length of a path, how near the shortest possible it is, and what it guarantees.
 
     With `L_x` the length of the path of one input's distribution, `y` its label, and the angles
-    `φ_A(x) = arccos √p_A(y | x)` and `φ_B(x)`, every network on the path, at its nodes, has
+    `ψ_A(x) = arccos √p_A(y | x)` and `ψ_B(x)`, every network on the path, at its nodes, has
 
-        E_x[ 1 - p_t(y | x) ]  ≤  E_x sin²( min(π/2, (φ_A + φ_B) / 2 + L_x / 4) ).
+        E_x[ 1 - p_t(y | x) ]  ≤  E_x sin²( min(π/2, (ψ_A + ψ_B) / 2 + L_x / 4) ).
 
     The distribution at `t` lies within `s / 2` of A's, as an angle, and within `(L_x - s) / 2` of
     B's, if `s` of the length is behind it; the angle to the label's corner is at most the smaller
-    of `φ_A + s / 2` and `φ_B + (L_x - s) / 2`, and the smaller of two numbers is at most their
+    of `ψ_A + s / 2` and `ψ_B + (L_x - s) / 2`, and the smaller of two numbers is at most their
     mean.
 
     Attributes:
@@ -110,7 +110,7 @@ class Certificate:
         distances: `d(p_A(x), p_B(x))` of every input, `[n]`: never above `lengths`.
         error_bound: the right side above.
         certified_accuracy: the share of inputs of which the lengths alone prove that *every*
-            network on the path classifies them correctly: `(φ_A + φ_B) / 2 + L_x / 4 < π / 4`, so
+            network on the path classifies them correctly: `(ψ_A + ψ_B) / 2 + L_x / 4 < π / 4`, so
             that `p_t(y | x) > 1/2`.
         split: which images.
     """
@@ -233,9 +233,9 @@ def _certified(
     behind = torch.cat([torch.zeros_like(steps[:1]), steps.cumsum(0)])  # s of every input
     lengths = behind[-1]
     right_angle = math.pi / 2
-    phi_a, phi_b = (_angle(lp, y) for lp in ends)
-    near = torch.minimum(phi_a + behind / 2, phi_b + (lengths - behind) / 2)
-    angle = (phi_a + phi_b) / 2 + lengths / 4
+    psi_a, psi_b = (_angle(lp, y) for lp in ends)
+    near = torch.minimum(psi_a + behind / 2, psi_b + (lengths - behind) / 2)
+    angle = (psi_a + psi_b) / 2 + lengths / 4
     table = pd.DataFrame(rows)
     table.insert(0, "t", nodes)
     table.insert(1, "arc", arc.tolist())

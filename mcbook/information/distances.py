@@ -111,7 +111,7 @@ def js_divergence(lp: Tensor, lq: Tensor) -> Tensor:
     """
     # exp(-1000) is 0, and so are p log(p / m) and its gradient: not 0 times -inf
     lp, lq = lp.clamp(min=-1000), lq.clamp(min=-1000)
-    # JSD = Σ m φ(u) with u = (q - p) / (p + q) = tanh(log(q / p) / 2): no difference of near numbers
+    # JSD = Σ m φ(u), u = (q - p) / (p + q) = tanh(log(q / p) / 2): no difference of near numbers
     log_odds = lq - lp
     u = (log_odds / 2).tanh()
     near = u.square()

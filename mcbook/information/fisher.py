@@ -40,7 +40,10 @@ def nodes_of(path: Path, points: int) -> list[float]:
     expect(path, Path, "a path, such as LinearPath(a, b)")
     if points < 2:
         raise ValueError(f"expected at least 2 points, found {points}")
-    return sorted({*np.linspace(0, 1, points).tolist(), *path.knots})
+    # a grid point that is a knot but for its last bit would be a step of no time
+    grid, knots = np.linspace(0, 1, points), np.array(path.knots)
+    apart = np.abs(grid[:, None] - knots).min(1) > 1e-12
+    return sorted([*grid[apart].tolist(), *path.knots])
 
 
 def said_along(
@@ -80,7 +83,7 @@ def fisher_length(
 ) -> float:
     """The Fisher-Rao length of a path in the space of predictive distributions.
 
-    With the nodes `t_0 = 0 < … < t_K = 1` (a uniform grid and the path's knots) it is the sum of
+    With the nodes `t_0 = 0 < … < t_N = 1` (a uniform grid and the path's knots) it is the sum of
     the exact distances between neighbours,
 
         L = Σ_i √( E_x[ d(p_i(x), p_{i+1}(x))² ] ),    d(p, q) = 2 arccos Σ_y √(p_y q_y).

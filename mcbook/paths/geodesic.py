@@ -38,8 +38,8 @@ _ENERGIES = (*_SQUARED, "exact")
 # a weight's way from A to B is a natural unit for the steps of Adam: wide networks have small
 # weights and small ways, and want small steps
 _STEP = 0.08
-# below so many weights one stacked network is faster than one after the other
-_STACKED = 100_000
+# below so many weights one stacked network is faster than one after the other, by up to a third
+_STACKED = 10_000
 
 
 def fit_geodesic(
@@ -69,14 +69,14 @@ def fit_geodesic(
         E = ∫ θ'ᵀ (G(θ) + λ I) θ' dt,    G = E_x [ Jᵀ (diag p - p pᵀ) J ],
 
     whose minimum is a shortest path at constant speed (`length² ≤ E`, with equality at constant
-    speed).  No label is used.  With the nodes `0 = t_0 < … < t_K = 1` and the distributions `p_i`
+    speed).  No label is used.  With the nodes `0 = t_0 < … < t_N = 1` and the distributions `p_i`
     there, on one minibatch a step, the first term is
 
     - `hellinger`: `Σ_i E_x 4 ‖√p_i - √p_{i+1}‖² / (t_{i+1} - t_i)`: the energy of a chain of
       points `2√p` on a sphere, which is what the Fisher metric measures;
     - `jsd`: `Σ_i E_x 8 JSD(p_i, p_{i+1}) / (t_{i+1} - t_i)`, as in the paper;
     - `exact`: the mean of `θ'ᵀ G θ'`, by forward differentiation, at one random `t` in each of the
-      `K` intervals.
+      `N` intervals.
 
     Between the nodes nothing is seen.  So they move: each inner node is drawn anew in every step,
     within a quarter of an interval of its place, and the path has only a few control points.  The
@@ -100,7 +100,7 @@ def fit_geodesic(
         kind: `bezier` or `polychain`.
         bends: how many inner control points; they begin on the chord.
         energy: see above.
-        points: nodes of the energy, `K + 1`, the ends included: at least 3, or 2 for `exact`.
+        points: nodes of the energy, `N + 1`, the ends included: at least 3, or 2 for `exact`.
         between: whether the inner nodes move.  If not, they are even, or the knots of a polychain
             (`points` is then not used).
         damping: λ: a price for moving in directions that change no prediction.
