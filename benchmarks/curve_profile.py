@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import mcbook as mc
+from mcbook.normalization import measure_statistics_
 
 from .harness import CLOCKS, Comparison, Result, compare
 from .images import images
@@ -131,19 +132,22 @@ def on_all(point: float, statistics: float | None, train: int, test: int) -> flo
 def _times_of_a_point(found: Comparison, path: mc.Path, data: mc.Data, clock: str) -> list[str]:
     """The seconds of a point, as measured and for all images."""
     now = CLOCKS[clock]
-    begun = now()
-    mc.reset_batch_norm(path.model_at(0.5), data.train.x)
-    statistics = now() - begun
+    statistics: dict[str, float] = {}
+    for way, precision in ((OURS, "float32"), (LOW, "bfloat16")):
+        model = path.model_at(0.5)
+        begun = now()
+        measure_statistics_(model, data.train.x, precision=precision)
+        statistics[way] = now() - begun
     train, test = len(data.train), len(data.test)
     points = {way: found.median(way) / _POINTS for way in found.seconds}
-    notes = [f"statistics of batch norm alone: {statistics:.2f} s a point"]
-    notes += [f"{way}: {point:.2f} s a point" for way, point in points.items()]
+    notes = [
+        f"{way}: {point:.2f} s a point"
+        + (f", of which {statistics[way]:.2f} for the statistics" if way in statistics else "")
+        for way, point in points.items()
+    ]
     if train != _STATISTICS:  # what they cost on other numbers of images is not proportional
         return [*notes, f"what all images take is told from {_STATISTICS:,} training images only"]
-    wholes = {
-        way: on_all(point, None if way == PEER else statistics, train, test)
-        for way, point in points.items()
-    }
+    wholes = {way: on_all(point, statistics.get(way), train, test) for way, point in points.items()}
     notes += [f"{way}: on all images, on a straight line, {s:.0f} s" for way, s in wholes.items()]
     if PEER in wholes:
         claim = "times faster than the peer on all images, on a straight line"

@@ -6,18 +6,28 @@ each must be measured with the earlier ones settled.  Here that is exact, whatev
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from .channel_statistics import Moments, mean_and_variance, pooled
 from .evaluation import evaluating
+from .layouts import arranged, image_layout
+from .lockstep import Lockstep, can_interleave
 
 __all__ = ["Gauge", "covariances", "measure_"]
 
-# activations of one forward pass over all images that may be held at once
+# activations that may be held at once
 _MEMORY = 2 * 2**30
+# numbers that a layer of a forward pass on the CPU is to write at once: with more, an image takes
+# longer, because the next layer has to fetch them from memory
+_CACHE = 2 * 2**20
+# of a layer's largest input: what a forward pass holds, and what one that waits there holds (its
+# input and what goes round it, such as a residual connection); both guesses are generous
+_RUNNING, _WAITING = 4, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +47,11 @@ class Gauge:
 
 
 def measure_(
-    model: nn.Module, gauges: Sequence[Gauge], x: Tensor, batch_size: int | None = None
+    model: nn.Module,
+    gauges: Sequence[Gauge],
+    x: Tensor,
+    batch_size: int | None = None,
+    precision: str = "float32",
 ) -> None:
     """Give every gauge the mean and variance of its layer's input, in the forward pass's order.
 
@@ -49,13 +63,21 @@ def measure_(
     A layer used more than once has one mean and variance over all its inputs.  A layer that is not
     used keeps what it has.
 
+    On the CPU, several batches pass the network together: at each gauge they wait until it is
+    settled, and go on from there (see `mcbook.lockstep`).  So every batch is computed once, however
+    many gauges there are.  What a waiting batch holds is memory.  Batches that there is no room for
+    begin anew for every gauge and end there, until further on, where inputs are smaller, there is
+    room.  So do all batches at a gauge that is used more than once, in a network that cannot
+    compute several batches at a time, and on other devices.
+
     Args:
         model: runs in eval mode; what `store` changes is all that changes.
         gauges: the layers.
         x: the images, `[n, c, h, w]`, on the model's device.
-        batch_size: how many images at once.  By default all of them in one pass if their
-            activations fit into memory; else one layer is measured after the other, a pass over
-            the images for each.
+        batch_size: how many images at once; by default what suits the processor's cache, elsewhere
+            what fits into memory.  The result does not depend on it, up to rounding.
+        precision: `float32` computes as the network does, `bfloat16` with autocast; statistics are
+            those of what is computed so, and are summed in float32 or better.
 
     Raises:
         ValueError: when there are no images.
@@ -64,16 +86,32 @@ def measure_(
         return
     if len(x) == 0:
         raise ValueError("expected at least one image to measure statistics on, found none")
-    with evaluating(model):
-        calls, sizes = _probe(model, gauges, x[:1])
+    low: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if precision == "bfloat16":
+        low = torch.autocast(x.device.type, dtype=torch.bfloat16)
+    with evaluating(model), low:
+        calls, sizes, width = _probe(model, gauges, x[:1])
         if batch_size is None:
-            # a generous guess: a pass holds four times the largest input of a layer
-            batch_size = max(1, min(len(x), _MEMORY // (16 * max(sizes, default=1))))
+            largest = max([1, *sizes])
+            batch_size = max(1, min(len(x), _MEMORY // (_RUNNING * width * largest)))
+            if x.device.type == "cpu":
+                batch_size = min(batch_size, max(1, _CACHE // largest))
+                # the last batch is to be no remainder
+                batch_size = -(-len(x) // -(-len(x) // batch_size))
         if batch_size >= len(x) and all(count == 1 for _, count in calls):
             _in_one_pass(model, gauges, x)
-        else:
-            for gauge, count in calls:
-                _in_batches(model, gauge, count, x.split(batch_size))
+        elif calls:
+            layout = image_layout(model, x)
+            room = 0
+            if x.device.type == "cpu":
+                room = _MEMORY // (_WAITING * width * batch_size)
+            _in_batches(
+                lambda batch: model(arranged(batch, layout)),
+                calls,
+                # what waits at a gauge will wait at all later ones, too
+                [room // max([1, *sizes[i:]]) for i in range(len(calls))],
+                x.split(batch_size),
+            )
 
 
 def covariances(
@@ -113,8 +151,8 @@ def covariances(
     numbers = [{pair[side].layer: i for i, pair in enumerate(gauges)} for side in (0, 1)]
     with evaluating(models[0]), evaluating(models[1]):
         if batch_size is None:
-            _, sizes = _probe(models[0], [gauge for gauge, _ in gauges], x[:1])
-            batch_size = max(1, min(len(x), _MEMORY // (16 * max(1, sum(sizes)))))
+            _, sizes, width = _probe(models[0], [gauge for gauge, _ in gauges], x[:1])
+            batch_size = max(1, min(len(x), _MEMORY // (_RUNNING * width * max(1, sum(sizes)))))
         for batch in x.split(batch_size):
             for model, number, what in zip(models, numbers, (hold, add), strict=True):
                 _hooked(model, list(number), _numbered(what, number), batch)
@@ -125,10 +163,6 @@ def _numbered(
     what: Callable[[int, Tensor], None], number: dict[nn.Module, int]
 ) -> Callable[[nn.Module, Tensor], None]:
     return lambda layer, z: what(number[layer], z)
-
-
-class _Stop(Exception):
-    """Not an error: the rest of the forward pass is not needed."""
 
 
 def _hooked(
@@ -144,8 +178,6 @@ def _hooked(
     ]
     try:
         model(x)
-    except _Stop:
-        pass
     finally:
         for handle in handles:
             handle.remove()
@@ -153,18 +185,25 @@ def _hooked(
 
 def _probe(
     model: nn.Module, gauges: Sequence[Gauge], x: Tensor
-) -> tuple[list[tuple[Gauge, int]], list[int]]:
-    """The gauges in the order they are used with how often; the sizes of all inputs."""
+) -> tuple[list[tuple[Gauge, int]], list[int], int]:
+    """How the gauges are used.
+
+    Returns:
+        The gauges in the order they are used with how often; the sizes of all inputs, in order; how
+        many bytes a number takes.
+    """
     by_layer = {gauge.layer: gauge for gauge in gauges}
     order: dict[nn.Module, int] = {}
     sizes: list[int] = []
+    widths: list[int] = [1]
 
     def see(layer: nn.Module, z: Tensor) -> None:
         order[layer] = order.get(layer, 0) + 1
         sizes.append(z.numel())
+        widths.append(z.element_size())
 
     _hooked(model, list(by_layer), see, x)
-    return [(by_layer[layer], count) for layer, count in order.items()], sizes
+    return [(by_layer[layer], count) for layer, count in order.items()], sizes, max(widths)
 
 
 def _in_one_pass(model: nn.Module, gauges: Sequence[Gauge], x: Tensor) -> None:
@@ -173,35 +212,42 @@ def _in_one_pass(model: nn.Module, gauges: Sequence[Gauge], x: Tensor) -> None:
 
     def take(layer: nn.Module, z: Tensor) -> None:
         gauge = by_layer[layer]
-        variance, mean = torch.var_mean(z, dim=_others(z, gauge.axis), correction=0)
+        _, mean, variance = mean_and_variance(z, gauge.axis)
         gauge.store(mean, variance)
 
     _hooked(model, list(by_layer), take, x)
 
 
-def _in_batches(model: nn.Module, gauge: Gauge, calls: int, batches: tuple[Tensor, ...]) -> None:
-    """One layer's statistics over batches: means and squared deviations merged in float64."""
-    count = 0
-    mean = squares = torch.zeros((), dtype=torch.float64, device=batches[0].device)
-    seen = 0
+def _in_batches(
+    forward: Callable[[Tensor], object],
+    calls: Sequence[tuple[Gauge, int]],
+    rooms: Sequence[int],
+    batches: Sequence[Tensor],
+) -> None:
+    """Layer after layer, over batches.
 
-    def merge(_: nn.Module, z: Tensor) -> None:
-        # Chan, Golub and LeVeque (1983): the pooled variance of two sets
-        nonlocal count, mean, squares, seen
-        n = z.numel() // z.shape[gauge.axis]
-        v, m = torch.var_mean(z.double(), dim=_others(z, gauge.axis), correction=0)
-        delta = m - mean
-        mean = mean + delta * (n / (count + n))
-        squares = squares + v * n + delta.square() * (count * n / (count + n))
-        count += n
-        seen += 1
-        if seen == calls:
-            raise _Stop
+    Args:
+        forward: the network, in eval mode.
+        calls: the gauges in the order they are used in, each with how often.
+        rooms: how many batches may wait at each, never fewer than at an earlier one.
+        batches: the images.
+    """
+    layers = [(gauge.layer, count) for gauge, count in calls]
+    images = [batches[0][:1], batches[-1][-1:]]
+    possible = max(rooms) > 0 and can_interleave(forward, layers, images)
+    with Lockstep(forward, [layer for layer, _ in layers], batches) as passes:
+        for i, (gauge, count) in enumerate(calls):
+            parts: list[Moments] = []
 
-    for batch in batches:
-        seen = 0
-        _hooked(model, [gauge.layer], merge, batch)
-    gauge.store(mean, squares / count)
+            def see(z: Tensor, axis: int = gauge.axis, parts: list[Moments] = parts) -> None:
+                parts.append(mean_and_variance(z, axis))
+
+            # after the last gauge nothing is left to do
+            room = rooms[i] if possible and i + 1 < len(calls) else 0
+            passes.advance(gauge.layer, count, room, see)
+            if parts:
+                _, mean, variance = pooled(parts)
+                gauge.store(mean, variance)
 
 
 def _others(z: Tensor, axis: int) -> list[int]:

@@ -38,9 +38,10 @@ def reset_batch_norm(model: nn.Module, x: Tensor, batch_size: int | None = None)
     Args:
         model: any module; it is not changed.
         x: the images, `[n, c, h, w]`, on the model's device.
-        batch_size: how many images at once.  By default all of them in one pass if their
-            activations fit into memory; else the layers are measured one after the other, a pass
-            over the images for each.
+        batch_size: how many images at once; by default what suits the processor's cache, elsewhere
+            what fits into memory.  On the CPU the batches pass the network together and wait for
+            each other at every layer that is measured, as far as there is memory for that (see
+            `mcbook.moments.measure_`).
 
     Returns:
         A new module in eval mode.  Without batch norm it is a plain copy.
@@ -53,9 +54,11 @@ def reset_batch_norm(model: nn.Module, x: Tensor, batch_size: int | None = None)
     return model
 
 
-def measure_statistics_(model: nn.Module, x: Tensor, batch_size: int | None = None) -> None:
-    """`reset_batch_norm` in place, for a model one owns."""
-    measure_(model, batch_norm_gauges(model), x, batch_size)
+def measure_statistics_(
+    model: nn.Module, x: Tensor, batch_size: int | None = None, precision: str = "float32"
+) -> None:
+    """`reset_batch_norm` in place, for a model one owns; `bfloat16` computes with autocast."""
+    measure_(model, batch_norm_gauges(model), x, batch_size, precision)
 
 
 def batch_norm_gauges(model: nn.Module) -> list[Gauge]:

@@ -37,10 +37,11 @@ class Normalized:
         normalization: `none` interpolates batch-norm statistics like weights, `reset` measures
             them anew, `repair` corrects every unit (see `mcbook.repair`).
         images: to measure statistics on, on the path's device; `none` needs none.
+        precision: what `reset` computes in, `float32` or `bfloat16`; the others take no notice.
     """
 
-    def __init__(self, path: Path, normalization: str, images: Tensor):
-        self._path, self._images = path, images
+    def __init__(self, path: Path, normalization: str, images: Tensor, precision: str = "float32"):
+        self._path, self._images, self._precision = path, images, precision
         self._reset = normalization == "reset"
         self._repair = Repair(path, images) if normalization == "repair" else None
 
@@ -51,5 +52,5 @@ class Normalized:
         model = self._path.model_at(t)
         if self._reset:
             with torch.no_grad():
-                measure_statistics_(model, self._images)
+                measure_statistics_(model, self._images, precision=self._precision)
         return model, {}

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 import mcbook as mc
 from mcbook import moments
+from mcbook.normalization import measure_statistics_
+from mcbook.normalized import Normalized
 from tests import reference
 
 
@@ -130,6 +132,38 @@ def test_too_little_memory_only_means_smaller_batches(
     whole = mc.reset_batch_norm(model, tiny.train.x)
     monkeypatch.setattr(moments, "_MEMORY", 1)
     assert_statistics(mc.reset_batch_norm(model, tiny.train.x), whole, 1e-5)
+
+
+def test_colour_images_in_many_batches_are_those_of_the_plain_definition(
+    tiny: mc.Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Channels last, and as many batches as the cache asks for."""
+    images = tiny.train.x[:40].expand(-1, 3, -1, -1) * torch.tensor([1, 0.5, 0.1]).view(3, 1, 1)
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5),
+        nn.ReLU(), nn.Flatten(), nn.Linear(80, 6), nn.BatchNorm1d(6),
+    )  # fmt: skip
+    for parameter in model.parameters():
+        with torch.no_grad():
+            parameter.uniform_(-0.5, 0.5, generator=generator)
+    expected = reference.batch_norm_statistics(model, images)
+    monkeypatch.setattr(moments, "_CACHE", 7 * 4 * 36)
+    assert_statistics(mc.reset_batch_norm(model, images), expected, 2e-6)
+
+
+def test_along_a_path_statistics_are_measured_in_the_precision_asked_for(
+    normed: list[nn.Module], tiny: mc.Data
+) -> None:
+    path = mc.LinearPath(*normed[:2])
+    found = []
+    for precision in ("float32", "bfloat16"):
+        model, _ = Normalized(path, "reset", tiny.train.x, precision).at(0.5)
+        expected = path.model_at(0.5)
+        measure_statistics_(expected, tiny.train.x, precision=precision)
+        assert_statistics(model, expected, 0)
+        found.append(statistics(model))
+    assert all(not torch.equal(x, found[1][name]) for name, x in found[0].items())
 
 
 def test_layers_are_found_wherever_they_are_used(tiny: mc.Data) -> None:

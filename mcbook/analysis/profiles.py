@@ -15,6 +15,7 @@ from ..corrections import wrap_
 from ..data import Data, Split
 from ..errors import UnknownNameError, expect
 from ..evaluation import evaluating, score
+from ..layouts import arranged, image_layout
 from ..normalized import Normalized, check_normalization
 from ..paths.base import Path
 from ..progress import Bar
@@ -155,7 +156,9 @@ def profile(
             gives every unit the mixture of the means and deviations that it has at the ends, on the
             same images (see `mcbook.repair`; measured, the read-out included), and re-estimates
             batch norm as `reset` does: at the ends it is `reset`, or `none` without batch norm.
-        precision: `float32`, or `bfloat16` for all layers but the first.
+        precision: `float32`, or `bfloat16` for all layers but, where its outputs are mixed instead
+            of computed, the first; `reset` then measures the statistics in bfloat16 too (they are
+            summed in float32 or better), `repair` in float32.
         batch_size: how many images at once; the result does not depend on it.
         progress: whether to show a bar.
 
@@ -177,8 +180,15 @@ def profile(
 
     grid = sorted({*np.linspace(0, 1, points).tolist(), *path.knots})
     spreads = spreads_of(path, [name for name, _ in model.named_parameters()])
-    first = {split: FirstLayer.of(path, part.x, batch_size) for split, part in chosen.items()}
-    networks = Normalized(path, normalization, statistics_images(data))
+    layouts = {split: image_layout(model, part.x) for split, part in chosen.items()}
+    # stored outputs would not be in the other layout, which saves more than they do
+    first = {
+        split: FirstLayer.of(path, part.x, batch_size)
+        if layouts[split] == torch.contiguous_format
+        else None
+        for split, part in chosen.items()
+    }
+    networks = Normalized(path, normalization, statistics_images(data), precision)
     rows = []
     with Bar(len(grid), "profile", progress) as bar:
         for t in grid:
@@ -190,7 +200,9 @@ def profile(
                     network = replay.replaying(model, path.coefficients(t))
                     if replay.name in corrections:  # the replayed outputs are uncorrected
                         wrap_(network, replay.name, corrections[replay.name])
-                loss, accuracy = _measure(network, part.x, part.y, replay, batch_size, precision)
+                loss, accuracy = _measure(
+                    network, part.x, part.y, replay, batch_size, precision, layouts[split]
+                )
                 row[f"{split}_loss"], row[f"{split}_accuracy"] = loss, accuracy
             c = path.coefficients(t).numpy()
             for end, spread in zip("ab", spreads, strict=True):
@@ -208,6 +220,7 @@ def _measure(
     first: FirstLayer | None,
     batch_size: int,
     precision: str,
+    layout: torch.memory_format = torch.contiguous_format,
 ) -> tuple[float, float]:
     """Mean loss and accuracy of the model as it stands; `first` is what it replays."""
     loss, correct = 0.0, 0
@@ -219,7 +232,7 @@ def _measure(
         ):
             if first is not None:
                 first.turn_to(i)
-            batch_loss, batch_correct = score(model(images), labels)
+            batch_loss, batch_correct = score(model(arranged(images, layout)), labels)
             loss += batch_loss
             correct += batch_correct
     return loss / len(y), correct / len(y)
