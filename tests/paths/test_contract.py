@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import mcbook as mc
 from mcbook import weights
 from mcbook.paths import Path
+from mcbook.paths.base import _mix
 
 # kind: how to make such a path between two networks
 KINDS: dict[str, Callable[[nn.Module, nn.Module], Path]] = {
@@ -225,11 +226,30 @@ def test_degree_elevation_leaves_the_curve_where_it_is(make: Callable) -> None:
         assert equal(more.at(t), path.at(t))
 
 
-def test_equal_ends_stay_equal(make: Callable) -> None:
-    a = network(0)
-    path = make(a, a)
-    if len(path.control_points["output.weight"]) == 2:
-        assert all(equal(path.at(t), weights.of(a)) for t in (0.1, 1 / 3, 0.5, 0.77))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_where_all_control_points_are_equal_it_stands_still(
+    make: Callable, dtype: torch.dtype
+) -> None:
+    a = network(0).to(dtype)
+    path = make(a, network(1).to(dtype))
+    still = {name: p[:1].expand_as(p).clone() for name, p in path.control_points.items()}
+    path = path._restored(a, still, path.knots)
+    for t in (0.0, 1e-9, 0.1, 1 / 3, 0.5, 0.77, 1 - 1e-9, 1.0):
+        assert equal(path.at(t), weights.of(a))
+        assert not any(v.any() for v in path.velocity(t).values())
+
+
+def test_unit_vectors_pick_a_control_point_to_the_last_bit(make: Callable) -> None:
+    a, b = network(0), network(1)
+    path = make(a, b)
+    for name, points in path.control_points.items():
+        scaled = points * 10.0 ** torch.arange(len(points)).reshape(-1, *[1] * (points.ndim - 1))
+        for i in range(len(points)):
+            c = torch.zeros(len(points), dtype=torch.float64)
+            c[i] = 1
+            assert torch.equal(_mix(c, scaled), scaled[i]), name
+            assert _mix(c, scaled).data_ptr() != scaled[i].data_ptr()
+        assert not _mix(0 * c, scaled).any()
 
 
 def test_other_architectures_are_refused_by_the_first_tensor(make: Callable) -> None:
