@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, Error, Page, Route, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Error,
+    Page,
+    Route,
+    expect,
+    sync_playwright,
+)
 
 from mcbook.readiness import find_browser
 
@@ -27,6 +35,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# milliseconds that a page may take for anything; a machine that does other things as well is slow
+PATIENCE = 120_000
 ADVICE = "no browser for page tests: install Chromium, or run `playwright install chromium`"
 
 
@@ -128,6 +138,7 @@ def open_page(
         The page, loaded, and the record of what it did.
     """
     url = address.resolve().as_uri() if isinstance(address, Path) else address
+    expect.set_options(timeout=PATIENCE)
     context = running.new_context(
         viewport={"width": width, "height": height},
         java_script_enabled=scripts,
@@ -135,6 +146,7 @@ def open_page(
         **options,
     )
     try:
+        context.set_default_timeout(PATIENCE)
         record = recorded(context, allowed)
         page = context.new_page()
         page.goto(url)

@@ -87,7 +87,7 @@ def _both(a: nn.Module, b: nn.Module, x: Tensor, batch_size: int) -> list[Tensor
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """The length of a path, how near the shortest possible it is, and what it guarantees.
+    """The length of a path, at most how far from the shortest it is, and what it guarantees.
 
     With `L_x` the length of the path of one input's distribution, `y` its label, and the angles
     `ψ_A(x) = arccos √p_A(y | x)` and `ψ_B(x)`, every network on the path, at its nodes, has

@@ -30,7 +30,7 @@ function triangle({ corners, ways, circle, label }) {
     const frame = ((width - 26) * Math.sqrt(3)) / 2;
     const tall = sphere ? frame / (1 / 3 + Math.SQRT2 / 3 + 1 / 3) : frame;
     const side = (2 * tall) / Math.sqrt(3);
-    const height = Math.round(22 + frame + 18);
+    const height = Math.round(22 + frame + 22);
     const middle = [width / 2, 22 + (2 * tall) / 3];
     const to = [[0, (-2 * tall) / 3], [-side / 2, tall / 3], [side / 2, tall / 3]];
     place = (p) => {

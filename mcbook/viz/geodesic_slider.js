@@ -165,7 +165,7 @@ function buildGeodesicSlider(payload, model) {
 
   const cut = (roots, { image }) => roots.slice(image * classes.length, (image + 1) * classes.length);
   const groups = (roots, { truth, rival }) => grouped(roots, truth, rival);
-  const shareText = (p) => (p < 0.0005 ? "0" : p > 0.9995 && p < 1 ? "1.000" : p.toFixed(3));
+  const shareText = (p) => (p < 0.0005 ? "< 0.001" : p > 0.9995 && p < 1 ? "1.000" : p.toFixed(3));
   const soFar = (i) => valueAt(found[i].t, found[i].length, ts[i]);
   const whole = (i) => found[i].length[found[i].length.length - 1];
 

@@ -37,8 +37,8 @@ class GeodesicSlider(SliderWidget):
 
     beside the great circle, the shortest way of this distribution from A to B.  Over all images of
     the page it shows the speed along each path, `sqrt(mean_x d_x²) / Δt` of a segment, the length,
-    which is the sum of `sqrt(mean_x d_x²)` over the segments, and the least length of any path,
-    `sqrt(mean_x d_x(A, B)²)`.  The control points travel in the page, which mixes them and runs
+    which is the sum of `sqrt(mean_x d_x²)` over the segments, and `sqrt(mean_x d_x(A, B)²)`, the
+    bound that no path goes below.  The control points travel in the page, which mixes them and runs
     the mixtures.
 
     Args:

@@ -28,7 +28,7 @@ class Track(NamedTuple):
             `sqrt(mean_x d_x²)`.
         own: for every image the sum of its own distances `d_x`, `[n]`.
         highest: for every image the highest probability of every class along the path, `[n, C]`.
-        bound: `sqrt(mean_x d_x(A, B)²)`, the least length of any path from A to B.
+        bound: `sqrt(mean_x d_x(A, B)²)`, no path from A to B is shorter.
     """
 
     t: np.ndarray
