@@ -138,13 +138,23 @@ class Path(ABC):
         tensors = {f"points.{name}": x for name, x in self.control_points.items()}
         tensors |= {f"fixed.{name}": x for name, x in self._fixed.items()}
         noted = None if self.history is None else json.loads(self.history.to_json(orient="split"))
+        more, numbers = self._more()
+        tensors |= {f"more.{name}": x for name, x in more.items()}
         header = {
             "path": self.kind,
             "knots": list(self.knots),
             **describe(self._template),
             "history": noted,
+            "more": numbers,
         }
         return write_tensors(file, "path", tensors, header)
+
+    def _more(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """More tensors and numbers that a kind of paths wants saved."""
+        return {}, {}
+
+    def _take(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:  # noqa: B027
+        """What `_more` gave, from a file; nothing where it gives nothing."""
 
     @classmethod
     def _restored(
@@ -187,18 +197,19 @@ def load_path(file: str | os.PathLike[str], model: nn.Module | None = None) -> P
             f"{file}: expected a path of kind {' or '.join(sorted(Path._kinds))}, "
             f"found {header['path']!r}"
         )
-    parts: dict[str, dict[str, Tensor]] = {"points": {}, "fixed": {}}
+    parts: dict[str, dict[str, Tensor]] = {"points": {}, "fixed": {}, "more": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         if part not in parts:
             raise DamagedFileError(f"{file}: expected tensors of a path, found {name!r}")
         parts[part][rest] = tensor
     start = {name: p[0] for name, p in parts["points"].items()} | parts["fixed"]
-    noted = header.pop("history")
+    noted, numbers = header.pop("history"), header.pop("more", {})
     a = rebuild(start, {**header, "history": None}, model, str(file))
     path = Path._kinds[header["path"]]._restored(a, parts["points"], header["knots"])
     if noted is not None:
         path.history = pd.DataFrame(noted["data"], columns=noted["columns"])
+    path._take(parts["more"], numbers)
     return path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import weights
@@ -44,15 +44,15 @@ class Moving:
         if len(types) > 1:
             found = " and ".join(sorted(str(t).removeprefix("torch.") for t in types))
             raise ValueError(f"expected trainable parameters of one type, found {found}")
-        self._parameters = list(named.values())
+        self._named, self._parameters = list(named), list(named.values())
         self._sizes = [p.numel() for p in self._parameters]
         count = len(next(iter(path.control_points.values())))
         self.points = torch.cat(
             [path.control_points[name].reshape(count, -1) for name in named], dim=1
         )
         self.point = torch.empty_like(self.points[0])
-        for p, part in zip(self._parameters, self.point.split(self._sizes), strict=True):
-            p.data = part.view(p.shape)
+        for p, part in zip(self._parameters, self.views(self.point), strict=True):
+            p.data = part
         self._names = self._trained_names()
         self._others = self._following()
 
@@ -66,6 +66,27 @@ class Moving:
         for name, x in self._others.items():
             p = self.path.control_points[name]
             x.copy_(torch.tensordot(coefficients.to(p), p, 1))
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trained parameters of the network, tied ones once."""
+        return list(self._parameters)
+
+    @property
+    def names(self) -> list[str]:
+        """Their names, in the same order; of tied ones the first."""
+        return list(self._named)
+
+    def views(self, vector: Tensor) -> list[Tensor]:
+        """A vector of all trained parameters, `[n]`, as one tensor each; they share its memory."""
+        parts = vector.split(self._sizes)
+        return [x.view(p.shape) for x, p in zip(parts, self._parameters, strict=True)]
+
+    def others_to(self, t: float) -> None:
+        """Put what is not trained but differs between the ends on the chord at `t`."""
+        for name, x in self._others.items():
+            p = self.path.control_points[name]
+            x.copy_(torch.lerp(p[0], p[-1], t))
 
     def states(self, coefficients: Tensor) -> dict[str, Tensor]:
         """What the network is at several mixtures at once, for `torch.func.functional_call`.
