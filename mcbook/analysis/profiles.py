@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -139,6 +140,7 @@ def profile(
     precision: str = "float32",
     batch_size: int = 2048,
     progress: bool = True,
+    between: int = 0,
 ) -> Profile:
     """Measure loss and accuracy along a path.
 
@@ -161,16 +163,20 @@ def profile(
             summed in float32 or better), `repair` in float32.
         batch_size: how many images at once; the result does not depend on it.
         progress: whether to show a bar.
+        between: so many more points, evenly spaced inside every piece between two knots.
 
     Raises:
         TypeError: when `path` is not a Path or `data` not a Data.
         UnknownNameError: for an unknown split, normalization or precision.
-        ValueError: for fewer than 2 points; with `repair`, see there.
+        ValueError: for fewer than 2 points, or fewer than 0 between knots; with `repair`, see
+            there.
     """
     expect(path, Path, "a path, such as LinearPath(a, b)")
     expect(data, Data, "data, as load_data or data_from_arrays gives them")
     if points < 2:
         raise ValueError(f"expected at least 2 points, found {points}")
+    if between < 0:
+        raise ValueError(f"expected at least 0 points between two knots, found {between}")
     if precision not in ("float32", "bfloat16"):
         raise UnknownNameError("precision", precision, ("float32", "bfloat16"))
     model = path.model_at(0.0)
@@ -178,7 +184,12 @@ def profile(
     data = data.to(next(iter(path.control_points.values())).device)
     chosen = {split: data.split(split) for split in splits}
 
-    grid = sorted({*np.linspace(0, 1, points).tolist(), *path.knots})
+    inside = [
+        s + (t - s) * k / (between + 1)
+        for s, t in pairwise(path.knots)
+        for k in range(1, between + 1)
+    ]
+    grid = sorted({*np.linspace(0, 1, points).tolist(), *path.knots, *inside})
     spreads = spreads_of(path, [name for name, _ in model.named_parameters()])
     layouts = {split: image_layout(model, part.x) for split, part in chosen.items()}
     # stored outputs would not be in the other layout, which saves more than they do

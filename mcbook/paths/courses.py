@@ -56,12 +56,12 @@ class ToModel(Course):
     Args:
         start: the tensors of A.
         end: those of B.
-        sphere: `start` (that of A), `end` (of B), or `interpolated`: the deviation `sqrt(v)` goes
-            from A's to B's in step with the tensor's way.
+        sphere: `start` (that of A), `end` (of B), `interpolated`: the deviation `sqrt(v)` goes from
+            A's to B's in step with the tensor's way; or `free`, for none.
     """
 
     def __init__(self, start: Sequence[Tensor], end: Sequence[Tensor], sphere: str):
-        self._end = list(end)
+        self._end, self._free = list(end), sphere == "free"
         at_a, at_b = ([math.sqrt(variance(x)) for x in xs] for xs in (start, end))
         self._from = at_b if sphere == "end" else at_a
         self._to = at_a if sphere == "start" else at_b
@@ -70,8 +70,10 @@ class ToModel(Course):
         """The tensor of B."""
         return self._end[i]
 
-    def targets(self, done: Sequence[float]) -> list[float]:
-        """`((1 - f) sqrt(v_A) + f sqrt(v_B))²`."""
+    def targets(self, done: Sequence[float]) -> list[float] | None:
+        """`((1 - f) sqrt(v_A) + f sqrt(v_B))²`, unless they are free."""
+        if self._free:
+            return None
         return [
             ((1 - f) * v + f * w) ** 2 for f, v, w in zip(done, self._from, self._to, strict=True)
         ]

@@ -27,7 +27,7 @@ from .walking import Walk
 
 __all__ = ["LayerwisePath", "layerwise_path"]
 
-SPHERES = ("interpolated", "start", "shrink")
+SPHERES = ("interpolated", "start", "shrink", "free")
 DEFAULTS = {"optimizer": "sgd", "lr": 0.01, "momentum": 0.0, "batch_size": 128}
 _REACHED = 0.05  # of the distance between the ends may be left at the last tick
 
@@ -93,6 +93,7 @@ class LayerwisePath(PolychainPath, kind="layerwise"):
     def _take(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         log = pd.DataFrame(tensors["log"].numpy(), columns=numbers["columns"])
         self.log = log.astype(dict(zip(numbers["columns"], numbers["types"], strict=True)))
+        self.history = self.log
         ticks = pd.Index(self.log["tick"], name="tick")
         for name in ("distances", "variances", "targets"):
             table = pd.DataFrame(tensors[name].numpy(), ticks, numbers["tensors"])
@@ -168,7 +169,8 @@ def layerwise_path(
         sphere: `interpolated`: deviations go from A's to B's in step with the way; `start`: they
             stay A's (the paper's; the path can then not quite reach B where B's differ);
             `shrink`: all tensors first go to the lengths of B's, wherever they point and with their
-            variance free, in the ticks of a last stage, and from there to B on B's spheres.
+            variance free, in the ticks of a last stage, and from there to B on B's spheres; `free`:
+            no variance is corrected.
         arc_step: `β`, of the arc left at the beginning of the stage (see `spheres.arc`).
         fixed_step: `γ`, a length.
         rule: `sum` as above, or `max` for `s = max(α ‖δ‖, β arc + γ)`, as the paper's code has it.
@@ -220,7 +222,8 @@ def layerwise_path(
     legs: list[Leg] = []
     if sphere == "shrink":
         _check_shrinking(at_a, at_b)
-        legs.append(Leg(ToSpheres(at_b), active[-1], counts[-1]))
+        inward = ticks - sum(counts) if isinstance(ticks, int) else counts[-1]
+        legs.append(Leg(ToSpheres(at_b), active[-1], inward))
     course = ToModel(at_a, at_b, "end" if sphere == "shrink" else sphere)
     legs += [Leg(course, who, n, 1) for who, n in zip(active, counts, strict=True) if n]
     walk = Walk(moving, legs, at_b, way, data, rounds, threshold, settings, seed, points)
@@ -272,7 +275,7 @@ def _shortfalls(path: LayerwisePath) -> list[str]:
         found.append("nothing was retrained, so that no loss on the way is known")
     if path.relative_distance > _REACHED:
         found.append(f"{path.relative_distance:.1%} of the distance are left")
-    if path.closing > path.threshold:
+    if not path.closing <= path.threshold:
         found.append(
             f"the closing piece has a loss of {path.closing:.3g}, above {path.threshold:.3g}"
         )

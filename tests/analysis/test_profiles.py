@@ -455,3 +455,12 @@ def test_what_has_no_length_has_no_average(endpoints: list[nn.Module], tiny: mc.
     prof = replace(of_losses([1, 2]), arc=np.array([0.0, 1.0]))
     with pytest.raises(mc.UnknownNameError, match="'train_accuracy'"):
         prof.average("train")
+
+
+def test_more_points_between_knots(normed: list[nn.Module], tiny: mc.Data) -> None:
+    path = mc.PolychainPath(*normed[:2], bends=1, knots=[0.0, 0.3, 1.0])
+    found = mc.profile(path, tiny, points=2, between=3, progress=False)
+    inside = [0.3 * k / 4 for k in (1, 2, 3)] + [0.3 + 0.7 * k / 4 for k in (1, 2, 3)]
+    assert found.table["t"].tolist() == pytest.approx(sorted([0.0, 0.3, 1.0, *inside]))
+    with pytest.raises(ValueError, match="at least 0 points between two knots, found -1"):
+        mc.profile(path, tiny, between=-1, progress=False)
