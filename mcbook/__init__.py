@@ -24,6 +24,7 @@ from .analysis.blending import logit_blend
 from .analysis.commutativity import commutativity
 from .analysis.defects import feature_defects
 from .analysis.features import feature_connectivity
+from .analysis.layer_barriers import LayerBarriers, layer_barriers
 from .analysis.planes import LossPlane, curve_plane, loss_plane
 from .analysis.profiles import Profile, profile
 from .analysis.robust_profiles import robust_profile
@@ -63,6 +64,10 @@ from .paths import BezierPath, LinearPath, Path, PolychainPath, load_path
 from .paths.curve_fitting import fit_curve
 from .paths.elastic_band import elastic_band
 from .paths.geodesic import fit_geodesic
+from .paths.layerwise import LayerwisePath, layerwise_path
+from .paths.origin import path_to_origin
+from .paths.spheres import variance_spheres
+from .paths.stages import flow_stages
 from .records import Record, list_records, load_record, save_record
 from .repair import repair
 from .robustness import PGD, robust_evaluate
@@ -91,9 +96,12 @@ if TYPE_CHECKING:
         plot_profile,
         plot_profile_band,
         plot_simplex,
+        plot_spheres,
         plot_symmetry,
+        plot_walk,
     )
     from .viz.retrain import RetrainControl
+    from .viz.walk_slider import WalkSlider
 
 # what needs matplotlib, anywidget or ipywidgets is imported at its first use
 _LAZY = {
@@ -105,6 +113,7 @@ _LAZY = {
     "PathSlider": ".viz.path_slider",
     "PermutationSlider": ".viz.permutation_slider",
     "RetrainControl": ".viz.retrain",
+    "WalkSlider": ".viz.walk_slider",
     "plot_barriers": ".viz.plots",
     "plot_history": ".viz.plots",
     "plot_images": ".viz.plots",
@@ -115,7 +124,9 @@ _LAZY = {
     "plot_profile": ".viz.plots",
     "plot_profile_band": ".viz.plots",
     "plot_simplex": ".viz.plots",
+    "plot_spheres": ".viz.plots",
     "plot_symmetry": ".viz.plots",
+    "plot_walk": ".viz.plots",
     "show": ".viz.figure",
 }
 
@@ -132,6 +143,8 @@ __all__ = [
     "Figure",
     "GeodesicSlider",
     "IncompatibleError",
+    "LayerBarriers",
+    "LayerwisePath",
     "LinearPath",
     "LossPlane",
     "MissingDataError",
@@ -151,6 +164,7 @@ __all__ = [
     "TaylorProfile",
     "TraceError",
     "UnknownNameError",
+    "WalkSlider",
     "activation_matching",
     "barrier_bound",
     "begin_chapter",
@@ -174,11 +188,14 @@ __all__ = [
     "fisher_speed",
     "fit_curve",
     "fit_geodesic",
+    "flow_stages",
     "has_batch_norm",
     "interval",
     "js_divergence",
     "js_length",
     "js_lower_bound",
+    "layer_barriers",
+    "layerwise_path",
     "list_data",
     "list_models",
     "list_records",
@@ -194,6 +211,7 @@ __all__ = [
     "models",
     "path_ensemble",
     "path_signature",
+    "path_to_origin",
     "permute",
     "plot_barriers",
     "plot_history",
@@ -205,7 +223,9 @@ __all__ = [
     "plot_profile",
     "plot_profile_band",
     "plot_simplex",
+    "plot_spheres",
     "plot_symmetry",
+    "plot_walk",
     "profile",
     "proximal_alternating",
     "repair",
@@ -225,6 +245,7 @@ __all__ = [
     "taylor_profile",
     "trace_symmetry",
     "train",
+    "variance_spheres",
     "verdict",
     "weak_additivity",
     "weight_matching",

@@ -121,6 +121,8 @@ def path_to_origin(
     walk.run(loss, progress, checkpoint)
     path = chain_of(walk, chord, groups, None)
     path.shortfalls = too_many_rounds(path)
-    if (last := float(path.log["loss"].iloc[-1])) > path.threshold:
+    if path.log["batches"].iloc[-1] == 0:
+        path.shortfalls.append("nothing was retrained, so that no loss on the way is known")
+    elif (last := float(path.log["loss"].iloc[-1])) > path.threshold:
         path.shortfalls.append(f"the last loss is {last:.3g}, above {path.threshold:.3g}")
     return path

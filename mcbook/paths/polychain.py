@@ -88,7 +88,7 @@ class PolychainPath(Path, kind="polychain"):
             for name, p in self.control_points.items()
         }
         knots = [*self.knots[: k + 1], t, *self.knots[k + 1 :]]
-        return self._restored(self._template, points, knots)
+        return PolychainPath._restored(self._template, points, knots)
 
     def _piece(self, t: float) -> tuple[int, float]:
         """The piece in which `t` lies, and how much of it is behind."""

@@ -59,7 +59,7 @@ def checked_threshold(threshold: float | None, at_a: float, at_b: float | None) 
         UserWarning: when it is below B's.
     """
     if threshold is None:
-        return 1.5 * max(at_a, at_b or 0.0) + 0.01
+        return 2 * max(at_a, at_b or 0.0) + 0.02
     if not threshold > 0 or not math.isfinite(threshold):
         raise ValueError(f"expected a threshold above 0, found {threshold}")
     if threshold < at_a:

@@ -25,6 +25,8 @@ _CONSTANT = 1e-6
 
 def variance(tensor: Tensor) -> float:
     """The variance over the entries, `Σ (w - mean)² / d`; in float64, 0 for constant tensors."""
+    if tensor.numel() < 2:
+        return 0.0
     x = tensor.detach().double()
     spread = float(x.var(correction=0))
     return spread if spread > (_CONSTANT * float(x.mean())) ** 2 else 0.0

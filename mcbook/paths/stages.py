@@ -68,11 +68,13 @@ class _Flow:
         self.module = ""
         self.operations: list[_Operation] = []
         self._alive: list[Tensor] = []  # the address of a storage is given again once it is gone
-        self._parameters: dict[int, list[str]] = {}
+        # by storage: the name, and from where to where, since parameters may share one
+        self._parameters: dict[int, list[tuple[str, int, int]]] = {}
+        self._made: dict[int, list[str]] = {}  # by storage: what a weight is made of
         self._flowing: set[int] = set()
         self._known: set[str] = set()
         for name, p in model.named_parameters():
-            self._parameters.setdefault(_storage(p), []).append(name)
+            self._parameters.setdefault(_storage(p), []).append((name, *_span(p)))
         for x in tree_leaves(as_call(example)):
             if isinstance(x, Tensor):
                 self._alive.append(x)
@@ -88,10 +90,10 @@ class _Flow:
         self._alive += [*call.inputs, *call.outputs]
         reads = {_storage(x) for x in call.inputs}
         writes = {_storage(x) for x in call.outputs}
-        weights = [n for x in call.inputs for n in self._parameters.get(_storage(x), [])]
+        weights = [name for x in call.inputs for name in self._weights_of(x)]
         if not reads & self._flowing:
-            for key in writes:  # a weight made of weights
-                held = self._parameters.setdefault(key, [])
+            for key in writes - self._parameters.keys():
+                held = self._made.setdefault(key, [])
                 held += [n for n in weights if n not in held]
             return
         self._flowing |= writes
@@ -99,6 +101,13 @@ class _Flow:
         self._known.update(new)
         shape = tuple(call.outputs[0].shape[1:]) if call.outputs else ()
         self.operations.append(_Operation(reads & self._flowing, writes, new, shape))
+
+    def _weights_of(self, tensor: Tensor) -> list[str]:
+        """The parameters that a tensor is a part of, or was made of."""
+        key, (first, last) = _storage(tensor), _span(tensor)
+        parts = self._parameters.get(key, [])
+        read = [name for name, begin, end in parts if begin < last and first < end]
+        return read + self._made.get(key, [])
 
     def record_in_place(self, rule: Rule, name: str, call: Call, old: Tensor | None) -> None:
         """The same: the tensor that was written into is read, and its storage is written."""
@@ -248,3 +257,10 @@ def _strangeness(one: _Unit, next_one: _Unit) -> tuple[int, bool, int]:
 def _storage(tensor: Tensor) -> int:
     """The address of the memory a tensor lives in."""
     return tensor.untyped_storage()._cdata
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """The first entry of its storage that a tensor may read, and one behind the last."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    first = tensor.storage_offset()
+    return first, first + 1 + sum((n - 1) * step for n, step in steps)

@@ -258,7 +258,8 @@ class Walk:
                 "distance": whole / self.first if self.first else 0.0,
                 "distances": apart,
                 "variances": found,
-                "targets": targets or [math.nan] * len(found),
+                # with target 0, tensors are left free
+                "targets": [v or math.nan for v in targets or [0.0] * len(found)],
             }
         )
         if self.tick in self.kept:

@@ -17,6 +17,17 @@ ALL = {
     "tinyten": {"width": 2},
     "vgg11": {"width": 2},
     "vgg16": {"width": 2},
+    "resnet18": {"width": 1},
+    "mobilenetv2": {"width": 0.1, "multiple": 2, "last": 8},
+    "mobilenetv3": {"width": 0.1, "multiple": 2},
+    "shufflenetv1": {"width": 0.1},
+    "shufflenetv2": {"width": 0.1},
+    "efficientnetb0": {"width": 0.1, "depth": 0.3, "multiple": 2, "dropout": 0.0},
+    "regnetx200mf": {"width": 0.1, "group": 2},
+    "dla": {"width": 1},
+    "cct2": {"width": 4},
+    "cct7": {"width": 4},
+    "densenet": {"depth": (1, 1, 2, 1), "growth": 2},
 }
 
 
@@ -29,7 +40,7 @@ def large(digits: mc.Data) -> mc.Data:
 def fitting(large: mc.Data) -> Callable[[str], mc.Data]:
     """Images that an architecture can take."""
     larger = mc.load_data("digits", device="cpu", size=32).subset(train=20, test=10)
-    return lambda name: larger if name.startswith("vgg") else large
+    return lambda name: larger if name.startswith(("vgg", "dla", "efficientnet")) else large
 
 
 def test_these_are_all() -> None:
