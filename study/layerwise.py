@@ -10,7 +10,8 @@ as many ticks and about as many gradient steps as the flow; the `curve`, a Bezie
 bend; and the `band`, an elastic band.  What a row is, `part` says:
 
 - `summary`: of a path: the highest training loss at its points and at three places inside each of
-  its pieces (`highest`; of the line and the curve, at 61 places), the barriers, the lowest test
+  its pieces (`highest`; of the line and the curve, at 61 places), measured on some of the images,
+  and the loss of that highest place on all of them (`on_all`); the barriers, the lowest test
   accuracy, the Euclidean length over that of the line (`euclid`), the minibatch gradients it took,
   the processor seconds; of layer-wise paths also `converged`, the distance left, the loss on the
   closing piece and the share of ticks with the most rounds;
@@ -65,7 +66,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "at once": True,
         "curve": {"steps": 1_400, "lr": 0.02, "batch_size": 128},
         "band": {"steps": 60, "batch_size": 64, "images": 1_000},
-        "measured": {"train": 10_000, "test": 10_000},
+        "measured": {"train": 3_000, "test": 2_000},
     },
     "resnet18": {**_CIFAR, "model": "resnet18", "options": {"width": 8}, "at once": True},
     "mobilenetv2": {
@@ -76,7 +77,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "shufflenetv1": {
         **_CIFAR,
         "model": "shufflenetv1",
-        "options": {"width": 0.2, "depth": (1, 2, 1)},
+        "options": {"width": 0.5, "depth": (1, 2, 1)},
     },
     "efficientnetb0": {
         **_CIFAR,
@@ -146,7 +147,7 @@ def at_once(flow: mc.LayerwisePath) -> dict[str, Any]:
     return {"ticks": ticks, "step": 1 - 0.01 ** (1 / ticks), "rounds": (rounds, rounds)}
 
 
-def measured(path: mc.Path, data: mc.Data, distance: float) -> list[dict[str, Any]]:
+def measured(path: mc.Path, data: mc.Data, whole: mc.Data, distance: float) -> list[dict[str, Any]]:
     """What every path is measured by: its profile, thinned, and a summary."""
     walked = path.kind in ("layerwise", "polychain")
     found = mc.profile(path, data, points=2 if walked else 61, between=3 * walked, progress=False)
@@ -155,8 +156,11 @@ def measured(path: mc.Path, data: mc.Data, distance: float) -> list[dict[str, An
         {"part": "profile", **row}
         for row in table.iloc[:: max(1, len(table) // 60)].round(6).to_dict("records")
     ]
+    top = float(table["t"].iloc[int(table["train_loss"].argmax())])
+    network = mc.reset_batch_norm(path.model_at(top), whole.train.x)
     summary = {
         "highest": float(table["train_loss"].max()),
+        "on_all": mc.evaluate(network, whole.train)[0],
         "train_barrier": found.barrier("train"),
         "test_barrier": found.barrier("test"),
         "ends": float(table["train_loss"].iloc[[0, -1]].max()),
@@ -220,7 +224,7 @@ def run(kind: str, pair: int) -> list[dict[str, Any]]:
         seconds = time.process_time() - begun if fresh else None
         if isinstance(path, mc.LayerwisePath):
             gradients = int(path.log["batches"].iloc[-1])
-        found = measured(path, judged, distance)
+        found = measured(path, judged, data, distance)
         found[0] |= {"gradients": gradients, "seconds": seconds}
         rows += [{"path": name, **row} for row in found]
     parameters = sum(p.numel() for p in a.parameters())
