@@ -34,7 +34,7 @@ _CIFAR: dict[str, Any] = {
     "data": "cifar10",
     "size": 16,
     "subset": {"train": 2_000, "test": 1_000},
-    "pairs": 2,
+    "pairs": 1,
     "epochs": 30,
     "recipe": {
         "lr": 0.1,
@@ -68,7 +68,13 @@ KINDS: dict[str, dict[str, Any]] = {
         "band": {"steps": 60, "batch_size": 64, "images": 1_000},
         "measured": {"train": 3_000, "test": 2_000},
     },
-    "resnet18": {**_CIFAR, "model": "resnet18", "options": {"width": 8}, "at once": True},
+    "resnet18": {
+        **_CIFAR,
+        "model": "resnet18",
+        "options": {"width": 8},
+        "pairs": 2,
+        "at once": True,
+    },
     "mobilenetv2": {
         **_CIFAR,
         "model": "mobilenetv2",
@@ -89,7 +95,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "model": "regnetx200mf",
         "options": {"width": 0.15, "group": 2, "depth": (1, 1, 1, 2)},
     },
-    "dla": {**_CIFAR, "model": "dla", "options": {"width": 2}, "at once": True},
+    "dla": {**_CIFAR, "model": "dla", "options": {"width": 2}, "pairs": 2, "at once": True},
     "cct7": {
         **_CIFAR,
         "model": "cct7",
