@@ -7,7 +7,8 @@ their own initial weights and order of images, and are not aligned.  A job is on
 ends, on the same images, there are the `line`; the `flow`, a layer-wise path in the order of the
 data; on some kinds `at once`, a layer-wise path on which all layers move from the first tick, with
 as many ticks and about as many gradient steps as the flow; the `curve`, a Bezier curve with one
-bend; and the `band`, an elastic band.  What a row is, `part` says:
+bend (on the kinds with `at once`, of about as many gradient steps, too); and the `band`, an elastic
+band.  What a row is, `part` says:
 
 - `summary`: of a path: the highest training loss at its points and at three places inside each of
   its pieces (`highest`; of the line and the curve, at 61 places), measured on some of the images,
@@ -53,6 +54,7 @@ _ADAMW = {
     "optimizer": "adamw", "lr": 0.002, "weight_decay": 0.06, "batch_size": 64, "schedule": "cosine"
 }  # fmt: skip
 _ADAM = {"optimizer": "adam"}
+_AS_LONG = {**_CIFAR["curve"], "steps": 2_400}  # about as many gradients as the flow takes
 KINDS: dict[str, dict[str, Any]] = {
     "mnist-lenet5": {
         "data": "mnist",
@@ -66,7 +68,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "flow": {"step": 0.05, "rounds": (5, 30), "batch_size": 128, "lr": 0.005},
         "room": 0.02,
         "at once": True,
-        "curve": {"steps": 1_400, "lr": 0.02, "batch_size": 128},
+        "curve": {"steps": 2_000, "lr": 0.02, "batch_size": 128},
         "band": {"steps": 60, "batch_size": 64, "images": 1_000},
         "measured": {"train": 2_000, "test": 1_000},
     },
@@ -76,6 +78,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "options": {"width": 8},
         "pairs": 2,
         "at once": True,
+        "curve": _AS_LONG,
     },
     "mobilenetv2": {
         **_CIFAR,
@@ -97,7 +100,14 @@ KINDS: dict[str, dict[str, Any]] = {
         "model": "regnetx200mf",
         "options": {"width": 0.15, "group": 2, "depth": (1, 1, 1, 2)},
     },
-    "dla": {**_CIFAR, "model": "dla", "options": {"width": 2}, "pairs": 2, "at once": True},
+    "dla": {
+        **_CIFAR,
+        "model": "dla",
+        "options": {"width": 2},
+        "pairs": 2,
+        "at once": True,
+        "curve": _AS_LONG,
+    },
     "cct7": {
         **_CIFAR,
         "model": "cct7",
