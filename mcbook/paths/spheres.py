@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import weights
 
-__all__ = ["arc", "set_variance_", "variance_spheres", "variance"]
+__all__ = ["arc", "set_variance_", "variance", "variance_spheres"]
 
 # a tensor counts as constant when its deviation is below this part of its mean
 _CONSTANT = 1e-6

@@ -262,5 +262,5 @@ def _storage(tensor: Tensor) -> int:
 def _span(tensor: Tensor) -> tuple[int, int]:
     """The first entry of its storage that a tensor may read, and one behind the last."""
     steps = zip(tensor.shape, tensor.stride(), strict=True)
-    first = tensor.storage_offset()
-    return first, first + 1 + sum((n - 1) * step for n, step in steps)
+    first = int(tensor.storage_offset())
+    return first, first + 1 + sum(int((n - 1) * step) for n, step in steps)

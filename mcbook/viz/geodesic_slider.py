@@ -69,8 +69,8 @@ class GeodesicSlider(SliderWidget):
     """
 
     _esm = asset(
-        *("slider.js", "chart.js", "network.js", "geodesic_paths.js", "geodesic_drawing.js"),
-        "geodesic_slider.js",
+        *("slider.js", "chart.js", "network.js", "geodesic_paths.js", "drawing.js"),
+        *("geodesic_drawing.js", "geodesic_slider.js"),
     )
     _css = asset("slider.css", "geodesic_slider.css")
 

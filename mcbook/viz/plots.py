@@ -12,7 +12,9 @@
 | `plot_matrices` | small matrices as fields of squares |
 | `plot_plane` | the loss over a plane in weight space |
 | `plot_simplex` | ways of a distribution through the triangle of three classes |
+| `plot_spheres` | the deviation of every tensor, and how nearly networks agree |
 | `plot_symmetry` | the tensors of a network, with the spaces that act on them |
+| `plot_walk` | the distances left and the loss along a layer-wise walk |
 
 Every text alternative states the numbers; `alt=` replaces it.
 """
@@ -29,7 +31,9 @@ from mcbook.viz.matrices import plot_matrices
 from mcbook.viz.plane import plot_plane
 from mcbook.viz.points import plot_points
 from mcbook.viz.simplex import plot_simplex
+from mcbook.viz.spheres import plot_spheres
 from mcbook.viz.symmetry import plot_symmetry
+from mcbook.viz.walks import plot_walk
 
 __all__ = [
     "Figure",
@@ -43,6 +47,8 @@ __all__ = [
     "plot_profile",
     "plot_profile_band",
     "plot_simplex",
+    "plot_spheres",
     "plot_symmetry",
+    "plot_walk",
     "show",
 ]
