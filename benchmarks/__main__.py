@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -18,6 +19,7 @@ from . import (
     features,
     features_vgg16,
     geodesic,
+    layerwise,
     peers,
     planted_permutations,
     profile,
@@ -40,6 +42,7 @@ _MODULES = (
     curve_step,
     curve_profile,
     geodesic,
+    layerwise,
 )
 BENCHMARKS = {module.NAME: module.run for module in _MODULES}
 
@@ -68,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a checkout to compare with, of "
         + " or ".join(peer.REPOSITORY for peer in peers.KNOWN),
     )
+    parser.add_argument(
+        "--mnist", action="store_true", help="layerwise: also LeNet5 on MNIST, from $MCBOOK_DATA"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the results there as well")
     options = parser.parse_args(arguments)
     try:
@@ -75,16 +81,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if name not in BENCHMARKS:
                 raise UnknownNameError("benchmark", name, BENCHMARKS)
         peers.use(options.peer)
+        if options.mnist and not options.smoke:
+            layerwise.check_mnist()
     except (UnknownNameError, FileNotFoundError) as error:
         parser.error(str(error))
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     machine = machine_line()
     print(f"{machine}; {options.clock} clock")
+    runs = BENCHMARKS | {layerwise.NAME: partial(layerwise.run, mnist=options.mnist)}
     results = []
     for name in options.names or BENCHMARKS:
         rounds = 1 if options.smoke else options.rounds
-        results.append(BENCHMARKS[name](rounds, options.smoke, options.clock))
+        results.append(runs[name](rounds, options.smoke, options.clock))
         print(f"\n{results[-1].table()}", flush=True)
     if options.json:
         facts = {"machine": machine, "clock": options.clock, "smoke": options.smoke}
