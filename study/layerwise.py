@@ -1,8 +1,8 @@
 """Layer-wise paths beside lines, Bezier curves and elastic bands: MNIST, and CIFAR-10 on many nets.
 
-LeNet5 on MNIST: four pairs.  On CIFAR-10, small versions of the architectures of Tian et al. (2026)
-and some more, on 2,000 training images of 16 × 16 pixels (32 × 32 for VGG11); no augmentation, so
-that the ends come near a training loss of zero, as the method asks.  The networks of a pair have
+LeNet5 on MNIST: four pairs.  On CIFAR-10, small versions of the architectures of Tian et al.
+(2026), one pair each, on 2,000 training images of 16 × 16 pixels; no augmentation, so that the
+ends come near a training loss of zero, as the method asks.  The networks of a pair have
 their own initial weights and order of images, and are not aligned.  A job is one pair; between its
 ends, on the same images, there are the `line`; the `flow`, a layer-wise path in the order of the
 data; on some kinds `at once`, a layer-wise path on which all layers move from the first tick, with
@@ -76,7 +76,6 @@ KINDS: dict[str, dict[str, Any]] = {
         **_CIFAR,
         "model": "resnet18",
         "options": {"width": 8},
-        "pairs": 2,
         "at once": True,
         "curve": _AS_LONG,
     },
@@ -104,7 +103,6 @@ KINDS: dict[str, dict[str, Any]] = {
         **_CIFAR,
         "model": "dla",
         "options": {"width": 2},
-        "pairs": 2,
         "at once": True,
         "curve": _AS_LONG,
     },
@@ -117,8 +115,6 @@ KINDS: dict[str, dict[str, Any]] = {
         "flow": {**_CIFAR["flow"], **_ADAM, "lr": 0.0005},
         "curve": {**_CIFAR["curve"], **_ADAM, "lr": 0.001},
     },
-    "densenet": {**_CIFAR, "model": "densenet", "options": {"depth": (2, 2, 2, 2), "growth": 8}},
-    "vgg11": {**_CIFAR, "size": 32, "model": "vgg11", "options": {"width": 8}},
 }
 PATHS = ("line", "flow", "at once", "curve", "band")
 _KEPT = ("tick", "stage", "moved", "rounds", "loss_before", "loss", "distance", "t")
