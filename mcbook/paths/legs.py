@@ -57,7 +57,9 @@ class Step:
             return 1.0
         if not 0 < self.alpha < 1:
             return behind / total
-        return (1 - (1 - self.alpha) ** behind) / (1 - (1 - self.alpha) ** total)
+        # 1 - α is 1 for the smallest α
+        rate = math.log1p(-self.alpha)
+        return math.expm1(behind * rate) / math.expm1(total * rate)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def flat(path: mc.Path, tick: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def walks(independent: list[nn.Module], digits: mc.Data) -> list[LayerwisePath]:
-    return [mc.layerwise_path(*independent[k : k + 2], digits, **OPTIONS) for k in (0, 2, 4, 6)]
+    return [mc.layerwise_path(*independent[k : k + 2], digits, **OPTIONS) for k in range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def lines(independent: list[nn.Module], digits: mc.Data) -> list[float]:
         mc.profile(
             mc.LinearPath(*independent[k : k + 2]), digits, points=11, progress=False
         ).barrier("train")
-        for k in (0, 2, 4, 6)
+        for k in range(4)
     ]
 
 
@@ -56,18 +56,20 @@ def test_the_loss_is_low_where_the_line_is_high(
     found = [max(heights(path, digits, (0.25, 0.5, 0.75))) for path in walks]
     for highest, line in zip(found, lines, strict=True):
         assert line >= 0.3
-        assert highest <= 0.06 and highest <= 0.2 * line
+        assert highest <= 0.06
+        assert highest <= 0.2 * line
     # and every pair of seeds finds the same
     assert max(found) <= 1.2 * min(found)
 
 
 def test_the_walk_arrives(walks: list[LayerwisePath], independent: list[nn.Module]) -> None:
-    for path, k in zip(walks, (0, 2, 4, 6), strict=True):
-        assert path.converged and path.shortfalls == []
+    for path, a, b in zip(walks, independent, independent[1:], strict=False):
+        assert path.converged
+        assert path.shortfalls == []
         assert path.relative_distance == path.log["distance"].iloc[-1] <= 0.05
         assert (path.distances.iloc[-1] <= 0.05 * path.distances.iloc[0]).all()
         assert path.closing <= path.threshold == 0.02
-        for t, net in ((0.0, independent[k]), (1.0, independent[k + 1])):
+        for t, net in ((0.0, a), (1.0, b)):
             at = path.at(t)
             assert all(torch.equal(at[n], x) for n, x in net.state_dict().items())
 
@@ -145,9 +147,11 @@ def test_the_log_tells_the_walk(walks: list[LayerwisePath]) -> None:
     assert log["rounds"][1:].between(5, 50).all()
     assert ((log["loss"] <= 0.02) | log["at_most"])[1:].all()
     known = log.dropna(subset="t")
-    assert tuple(known["t"]) == path.knots[:-1] and len(known) == 61
+    assert tuple(known["t"]) == path.knots[:-1]
+    assert len(known) == 61
     assert path.history is path.log
-    assert "converged" in repr(path) and f"{len(log) - 1} ticks, 62 points" in repr(path)
+    assert "converged" in repr(path)
+    assert f"{len(log) - 1} ticks, 62 points" in repr(path)
 
 
 def test_the_tick_of_a_place(walks: list[LayerwisePath]) -> None:
@@ -173,22 +177,27 @@ def test_a_saved_walk_is_the_same(walks: list[LayerwisePath], tmp_path: Path) ->
             one, two = getattr(found, table), getattr(path, table)
             assert one.equals(two), table
             assert list(one.dtypes) == list(two.dtypes)
-            assert one.index.name == two.index.name and list(one.columns) == list(two.columns)
+            assert one.index.name == two.index.name
+            assert list(one.columns) == list(two.columns)
         assert found.history is found.log
         for what in ("stages", "threshold", "shortfalls", "converged", "knots"):
             assert getattr(found, what) == getattr(path, what), what
-        assert found.closing == path.closing or math.isnan(found.closing) == math.isnan(path.closing)
+        assert found.closing == path.closing or math.isnan(found.closing) == math.isnan(
+            path.closing
+        )
         assert found.relative_distance == path.relative_distance
         assert found.tick_at(0.37) == path.tick_at(0.37)
         assert repr(found) == repr(path)
         for name, p in path.control_points.items():
             assert torch.equal(found.control_points[name], p)
-    assert not found.converged and "not converged: 12% of" in repr(found)
+    assert not found.converged
+    assert "not converged: 12% of" in repr(found)
 
 
 def test_with_one_more_point_it_is_a_plain_chain(walks: list[LayerwisePath]) -> None:
     more = walks[0].elevated()
-    assert type(more) is mc.PolychainPath and len(more.knots) == 63
+    assert type(more) is mc.PolychainPath
+    assert len(more.knots) == 63
     assert "control points=63" in repr(more)
     for t in (0.1, 0.5, 0.9):
         torch.testing.assert_close(more.at(t), walks[0].at(t))
@@ -217,16 +226,17 @@ def test_a_walk_to_a_network_that_was_never_trained_fails(
 def test_lenet5_is_connected(digits: mc.Data) -> None:
     data = mc.load_data("digits", device="cpu", size=28).subset(train=500, test=100)
     a, b = (
-        mc.train(mc.build_model("lenet5", data, width=0.5, seed=s), data, 14, seed=s, lr=0.02,
-                 batch_size=50, progress=False)
+        mc.train(mc.build_model("lenet5", data, width=0.5, seed=s), data, 20, seed=s, lr=0.003,
+                 optimizer="adam", batch_size=50, progress=False)
         for s in (0, 1)
     )  # fmt: skip
     line = mc.profile(mc.LinearPath(a, b), data, points=7, progress=False)
-    path = mc.layerwise_path(a, b, data, step=0.08, stages=3, rounds=(3, 30), momentum=0.9,
+    path = mc.layerwise_path(a, b, data, step=0.06, stages=3, rounds=(3, 30), momentum=0.9,
                              threshold=0.06, batch_size=50, points=20, images=500,
                              progress=False)  # fmt: skip
     assert [{n.split(".")[0] for n in s} for s in path.stages][-1] >= {"output"}
     assert path.converged, path
     highest = max(heights(path, data, (0.5,)))
     assert line.barrier("train") >= 0.3
-    assert highest <= 0.2 and highest <= 0.2 * line.barrier("train")
+    assert highest <= 0.2
+    assert highest <= 0.2 * line.barrier("train")

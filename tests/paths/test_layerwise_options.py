@@ -54,13 +54,14 @@ def test_networks_on_different_spheres_are_connected(
     assert path.converged, path
     inside = [(s + t) / 2 for s, t in zip(path.knots, path.knots[1:], strict=False)]
     highest = max(evaluate(path.model_at(t), digits.train)[0] for t in (*path.knots, *inside))
-    assert line > 0.5 and highest <= 0.15
+    assert line > 0.5
+    assert highest <= 0.15
     last = {n: p[-2] for n, p in path.control_points.items()}
     for name, p in b.named_parameters():
         found = float(last[name].double().var(correction=0))
         assert found == pytest.approx(float(p.detach().double().var(correction=0)), rel=1e-4)
         assert torch.equal(path.control_points[name][-1], p.detach())
-        assert float(last[name].norm()) == pytest.approx(float(p.norm()), rel=0.05)
+        assert float(last[name].norm()) == pytest.approx(float(p.detach().norm()), rel=0.05)
     if sphere == "shrink":
         half = len(path.log) // 2
         assert path.targets.iloc[: half + 1].isna().all().all()
@@ -69,7 +70,7 @@ def test_networks_on_different_spheres_are_connected(
         for name, x in path.control_points.items():
             # halfway every tensor has the length of B's, and still points where it did
             now = x[20]
-            assert float(now.norm()) == pytest.approx(float(goal[name].norm()), rel=0.1)
+            assert float(now.norm()) == pytest.approx(float(goal[name].detach().norm()), rel=0.1)
         assert path.distances.iloc[half].sum() > 0.5 * path.distances.iloc[0].sum()
 
 
@@ -77,11 +78,26 @@ def test_on_the_spheres_of_a_one_does_not_reach_b(
     independent: list[nn.Module], shrunken: nn.Module, digits: mc.Data
 ) -> None:
     path = walk(independent[0], shrunken, digits, sphere="start", ticks=30, step=0.1, momentum=0.9)
-    assert not path.converged and path.relative_distance > 0.2
+    assert not path.converged
+    assert path.relative_distance > 0.2
     assert any("of the distance are left" in words for words in path.shortfalls)
     targets = path.targets
-    assert (targets == targets.iloc[0]).all().all()
+    assert ((targets / targets.iloc[0] - 1).abs() < 1e-12).all().all()
     assert ((path.variances / targets - 1).abs() <= 1e-4).all().all()
+
+
+def test_without_spheres_variances_fall_on_the_way(
+    independent: list[nn.Module], digits: mc.Data
+) -> None:
+    a, b = independent[:2]
+    options: dict[str, Any] = {"ticks": 8, "step": 0.2, "rounds": (0, 0)}
+    free = walk(a, b, digits, sphere="free", **options)
+    assert free.targets.isna().all().all()
+    least = free.variances[["linear1.weight", "linear2.weight", "linear3.weight"]].min()
+    assert (least < 0.7 * free.variances[least.index].iloc[0]).all()
+    # the straight line, without retraining
+    for _name, p in free.control_points.items():
+        torch.testing.assert_close(p[3], torch.lerp(p[0], p[-1], 1 - 0.8**3))
 
 
 def test_outward_is_refused(
@@ -107,9 +123,7 @@ def test_shrinking_has_all_its_ticks(tiny: mc.Data, ticks: Any) -> None:
 
 def test_tensors_without_variance_are_left_free(tiny: mc.Data) -> None:
     """New batch norms have weights of one: no sphere, no target, no NaN."""
-    a, b = (
-        mc.build_model("mlp", tiny, width=(6,), norm="batch", seed=s).train() for s in (0, 1)
-    )
+    a, b = (mc.build_model("mlp", tiny, width=(6,), norm="batch", seed=s).train() for s in (0, 1))
     for sphere in ("start", "interpolated"):
         path = walk(a, b, tiny, sphere=sphere, batch_size=16)
         assert path.targets[["norm1.weight", "norm1.bias"]].isna().all().all()
@@ -123,9 +137,9 @@ def test_tensors_without_variance_are_left_free(tiny: mc.Data) -> None:
 
 
 def test_thresholds(endpoints: list[nn.Module], digits: mc.Data) -> None:
-    assert checked_threshold(None, 0.2, 0.1) == pytest.approx(0.31)
-    assert checked_threshold(None, 0.1, 0.2) == pytest.approx(0.31)
-    assert checked_threshold(None, 0.2, None) == pytest.approx(0.31)
+    assert checked_threshold(None, 0.2, 0.1) == pytest.approx(0.42)
+    assert checked_threshold(None, 0.1, 0.2) == pytest.approx(0.42)
+    assert checked_threshold(None, 0.2, None) == pytest.approx(0.42)
     assert checked_threshold(0.2, 0.2, 0.2) == 0.2
     assert checked_threshold(0.3, 0.2, None) == 0.3
     for bad in (0, -1, math.nan, math.inf):
@@ -150,15 +164,13 @@ def test_a_threshold_below_the_loss_of_a_is_refused_at_once(
         walk(*endpoints[:2], digits, threshold=1e-4)
 
 
-def test_below_the_loss_of_b_one_cannot_arrive(
-    endpoints: list[nn.Module], digits: mc.Data
-) -> None:
+def test_below_the_loss_of_b_one_cannot_arrive(endpoints: list[nn.Module], digits: mc.Data) -> None:
     b = mc.build_model("mlp", digits, width=(16, 16), seed=50)
     with pytest.warns(UserWarning, match="below B's own loss, 2.3") as caught:
-        path = walk(endpoints[0], b, digits, threshold=1.0, ticks=25)
+        path = walk(endpoints[0], b, digits, threshold=1.0, ticks=10)
     assert caught[0].filename == __file__  # it points at who called
-    assert path.relative_distance <= 0.05
-    assert path.shortfalls == [f"the closing piece has a loss of {path.closing:.3g}, above 1"]
+    assert path.closing >= 2.2
+    assert path.shortfalls[-1] == f"the closing piece has a loss of {path.closing:.3g}, above 1"
     assert not path.converged
 
 
@@ -171,7 +183,7 @@ def test_the_default_threshold_is_of_the_worse_end(
     assert losses == pytest.approx([evaluate(m, split)[0] for m in endpoints[:2]], rel=1e-5)
     path = walk(*endpoints[:2], digits, ticks=2)
     losses = [own_loss(path.model_at(t), digits, recipe, 100, 0) for t in (0, 1)]
-    assert path.threshold == pytest.approx(1.5 * max(losses) + 0.01)
+    assert path.threshold == pytest.approx(2 * max(losses) + 0.02)
     assert path.log["loss"].iloc[0] == losses[0]
 
 
@@ -184,7 +196,7 @@ def test_the_own_loss_is_as_retraining_sees_it(
     twin, total = copy.deepcopy(net).train(), 0.0
     for k in range(3):
         x, y = part.x[33 * k : 33 * k + 33], part.y[33 * k : 33 * k + 33]
-        total += float(nn.functional.cross_entropy(twin(x), y)) / 3
+        total += float(nn.functional.cross_entropy(twin(x), y).detach()) / 3
     assert found == pytest.approx(total, rel=1e-5)
     shifted = checked_recipe({"batch_size": 33, "augment": True})
     assert own_loss(net, digits, shifted, 100, 0) > 1.5 * found
@@ -221,15 +233,16 @@ def test_each_criterion_alone_is_enough() -> None:
     assert len(_shortfalls(made(share=1, relative_distance=1, closing=9))) == 3
 
 
-def test_walks_that_fail_for_one_reason_each(
-    endpoints: list[nn.Module], digits: mc.Data
-) -> None:
+def test_walks_that_fail_for_one_reason_each(endpoints: list[nn.Module], digits: mc.Data) -> None:
     a, b = endpoints[:2]
     short = walk(a, b, digits, ticks=3, step=0.05, threshold=2.0)
-    assert len(short.shortfalls) == 1 and "of the distance are left" in short.shortfalls[0]
-    slow = walk(a, b, digits, ticks=25, lr=1e-6, threshold=0.3, rounds=(1, 2))
+    assert len(short.shortfalls) == 1
+    assert "of the distance are left" in short.shortfalls[0]
+    slow = walk(a, b, digits, ticks=25, lr=1e-6, threshold=0.2, rounds=(1, 2),
+                stages=[["linear1"], ["linear2"], ["output"]])  # fmt: skip
     assert slow.log["at_most"][1:].mean() > 0.5
-    assert len(slow.shortfalls) == 1 and "took the most rounds" in slow.shortfalls[0]
+    assert len(slow.shortfalls) == 1
+    assert "took the most rounds" in slow.shortfalls[0]
     assert walk(a, b, digits, ticks=25, threshold=3.0).converged
 
 
@@ -268,7 +281,9 @@ def test_bad_input_is_named(endpoints: list[nn.Module], digits: mc.Data) -> None
     a, b = endpoints[:2]
     with pytest.raises(UnknownNameError, match="layer in stages.*linear9.*linear1"):
         walk(a, b, digits, stages=[["linear1"], ["linear9"], ["output"]])
-    with pytest.raises(ValueError, match="every layer in some stage, found none for linear2.weight"):
+    with pytest.raises(
+        ValueError, match="every layer in some stage, found none for linear2.weight"
+    ):
         walk(a, b, digits, stages=[["linear1"], ["output"]])
     with pytest.raises(UnknownNameError, match="order of stages"):
         walk(a, b, digits, stages="forward")
@@ -282,8 +297,8 @@ def test_bad_input_is_named(endpoints: list[nn.Module], digits: mc.Data) -> None
         walk(a, mc.build_model("mlp", digits, width=(16, 17)), digits)
     with pytest.raises(TypeError, match="data, as load_data"):
         walk(a, b, digits.train)  # type: ignore[arg-type]
+    plain = [nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in range(2)]
     with pytest.raises(ValueError, match="expected an example of the input"):
-        plain = [nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in range(2)]
         walk(*plain, digits, stages="flow")
     for options, words in (
         ({"step": -0.1}, r"step in \[0, 1\]"), ({"arc_step": -1}, "arc_step"),
@@ -302,9 +317,7 @@ def test_other_norms_walk_too(tiny: mc.Data, kind: str) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             norm = nn.LayerNorm(6) if kind == "layer" else nn.GroupNorm(2, 6)
-            found = nn.Sequential(
-                nn.Flatten(), nn.Linear(64, 6), norm, nn.ReLU(), nn.Linear(6, 10)
-            )
+            found = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), norm, nn.ReLU(), nn.Linear(6, 10))
             nn.init.uniform_(norm.weight, 0.5, 2)
         return found
 

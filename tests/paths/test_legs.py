@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -43,10 +44,12 @@ def test_a_step_is_what_the_formula_says_and_never_beyond(
 
 
 @given(st.floats(0, 1), st.integers(1, 500))
+@example(1e-20, 3)
 def test_what_is_behind_grows_from_0_to_1(alpha: float, total: int) -> None:
     found = [Step(alpha).done(k, total) for k in range(total + 1)]
-    assert found[0] == 0 and found[-1] == 1
-    assert all(a <= b for a, b in zip(found, found[1:], strict=False))
+    assert found[0] == 0
+    assert found[-1] == 1
+    assert all(a <= b for a, b in itertools.pairwise(found))
     assert Step(alpha).done(total + 3, total) == 1.0
 
 
@@ -85,7 +88,8 @@ def test_numbers_no_step_can_have_are_refused() -> None:
 def test_ticks_that_are_not_given_leave_one_percent() -> None:
     for alpha in (0.005, 0.02, 0.3):
         counts = ticks_of(None, 4, Step(alpha))
-        assert len(counts) == 4 and len(set(counts[:3])) == 1
+        assert len(counts) == 4
+        assert len(set(counts[:3])) == 1
         assert (1 - alpha) ** counts[-1] <= 0.01 < (1 - alpha) ** (counts[-1] - 1)
         assert counts[0] == math.ceil(counts[-1] / 2)
     assert len(ticks_of(None, 1, Step(0.02))) == 1
@@ -99,7 +103,8 @@ def test_ticks_in_all_are_all_of_them(stages: int, more: int) -> None:
     way = Step(0.1)
     counts = ticks_of(stages + 1 + more, stages, way)
     assert sum(counts) == stages + 1 + more
-    assert len(counts) == stages and len(set(counts[:-1])) <= 1
+    assert len(counts) == stages
+    assert len(set(counts[:-1])) <= 1
     assert min(counts) >= 1
     if stages > 1:
         assert 2 * counts[0] <= counts[-1] < 3 * counts[0] + stages  # two shares
@@ -161,10 +166,10 @@ def test_every_tensor_is_done_at_the_end(ticks: list[int], alpha: float) -> None
     table = schedule(legs, Step(alpha), len(ticks))
     assert len(table) == sum(ticks) + 1
     assert table[-1] == [1.0] * len(ticks)
-    for row, after in zip(table, table[1:], strict=False):
+    for row, after in itertools.pairwise(table):
         assert all(x <= y for x, y in zip(row, after, strict=True))
         # who began earlier is never behind
-        assert all(x >= y for x, y in zip(after, after[1:], strict=False))
+        assert all(x >= y for x, y in itertools.pairwise(after))
 
 
 class Net(nn.Module):
@@ -250,7 +255,8 @@ def test_to_the_spheres_of_a_network() -> None:
         assert float((goal * x).sum()) == pytest.approx(float(goal.norm() * x.norm()), rel=1e-6)
     zero = torch.zeros(4, 5)
     assert torch.equal(course.destination(0, zero), zero)
-    assert course.targets([0.5] * 3) is None and course.conformal is None
+    assert course.targets([0.5] * 3) is None
+    assert course.conformal is None
 
 
 def test_parameters_of_norms_are_known_by_their_layer(digits: mc.Data) -> None:

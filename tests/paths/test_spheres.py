@@ -123,7 +123,8 @@ def test_the_arc_is_that_of_the_cosine(seed: int) -> None:
     before = a.clone(), b.clone()
     assert arc(a, b) == pytest.approx(arc_length(a, b), rel=1e-6)
     assert arc(a, b) == pytest.approx(arc(b, a))
-    assert torch.equal(a, before[0]) and torch.equal(b, before[1])
+    assert torch.equal(a, before[0])
+    assert torch.equal(b, before[1])
 
 
 # tables ---------------------------------------------------------------------------------------
@@ -149,14 +150,16 @@ def test_the_table_of_several_networks(
         assert row["share"] == pytest.approx(float((found / squares).mean()))
     # weights of trained networks are on spheres about the origin, of nearly one radius
     weights = table.loc[[n for n in table.index if n.endswith("weight")]]
-    assert (weights["share"] > 0.9).all() and (weights["spread"] < 0.3).all()
+    assert (weights["share"] > 0.9).all()
+    assert (weights["spread"] < 0.3).all()
 
 
 def test_tensors_without_variance_have_no_spread(digits: mc.Data) -> None:
     nets = [mc.build_model("convnet", digits, width=2, seed=s) for s in (0, 1)]
     table = variance_spheres(nets)
     new = [n for n in table.index if "norm" in n]
-    assert new and (table.loc[new, ["deviation", "spread", "share"]] == 0).all().all()
+    assert new
+    assert (table.loc[new, ["deviation", "spread", "share"]] == 0).all().all()
     one = [nn.Linear(1, 1), nn.Linear(1, 1)]
     assert variance_spheres(one).empty
 

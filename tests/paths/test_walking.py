@@ -94,7 +94,7 @@ def same(one: LayerwisePath, two: LayerwisePath) -> None:
         assert list(found.dtypes) == list(other.dtypes), table
     for what in ("stages", "threshold", "shortfalls"):
         assert getattr(one, what) == getattr(two, what)
-    assert one.closing == two.closing or math.isnan(one.closing) and math.isnan(two.closing)
+    assert one.closing == two.closing or (math.isnan(one.closing) and math.isnan(two.closing))
 
 
 # the slow one ---------------------------------------------------------------------------------
@@ -121,6 +121,7 @@ CASES: dict[str, dict[str, Any]] = {
     "one round": {"rounds": (0, 3), "lr": 0.1},
     "no retraining": {"rounds": (0, 0)},
     "start": {"sphere": "start", "step": 0.3},
+    "free": {"sphere": "free"},
     "shrink": {"sphere": "shrink", "shrunk": 0.6},
     "arc": {"step": 0.05, "arc_step": 0.1},
     "only arc": {"step": 0.0, "arc_step": 0.15},
@@ -145,7 +146,14 @@ def test_it_is_the_slow_one(
     data = in_double(tiny)
     stages = STAGES if norm is None else [["linear1", "norm1"], ["linear2", "norm2"], ["output"]]
     # above the loss of A: now and then more than the least rounds are needed
-    base = {"threshold": 0.6, "lr": 0.02, "rounds": (2, 3), "step": 0.2, "stages": stages}
+    base = {
+        "threshold": 0.6,
+        "lr": 0.02,
+        "momentum": 0.0,
+        "rounds": (2, 3),
+        "step": 0.2,
+        "stages": stages,
+    }
     settings = {**base, **options}
     total = 8 if settings.get("sphere") != "shrink" else 12
     path = walk(a, b, data, points=total, **settings)
@@ -154,7 +162,7 @@ def test_it_is_the_slow_one(
         [[n for n, _ in a.named_parameters() if n.split(".")[0] in stage] for stage in stages],
         [2, 2, 4], settings["step"], settings.get("arc_step", 0), settings.get("fixed_step", 0),
         settings.get("rule") == "max", settings.get("sphere", "interpolated"),
-        settings["rounds"], settings["threshold"], settings["lr"], settings.get("momentum", 0),
+        settings["rounds"], settings["threshold"], settings["lr"], settings["momentum"],
     ).walk()  # fmt: skip
     assert len(slow.points) == total == len(path.log) - 1
     assert path.log["rounds"].tolist()[1:] == slow.rounds
@@ -179,7 +187,7 @@ def test_it_is_the_slow_one(
 def test_the_slow_ones_cover_stops_at_all_places(
     tiny: mc.Data, trained: dict[str | None, list[nn.Module]]
 ) -> None:
-    path = walk(*trained[None], tiny, threshold=0.6, **CASES["a threshold"])
+    path = walk(*trained[None], tiny, threshold=0.6, momentum=0, **CASES["a threshold"])
     assert {2, 6} < set(path.log["rounds"][1:])
 
 
@@ -193,19 +201,22 @@ def test_rounds_stay_in_their_bounds_and_stop_at_the_threshold(
     slope = Walk._slope
 
     def noted(self: Walk) -> float:
-        assert self.model.training and all(m.training for m in self.model.modules())
+        assert self.model.training
+        assert all(m.training for m in self.model.modules())
         seen.append(slope(self))
         return seen[-1]
 
     monkeypatch.setattr(Walk, "_slope", noted)
     path = walk(
-        *trained[None], tiny, threshold=0.6, lr=0.05, rounds=(2, 5), ticks=[4, 4, 8], step=0.1
-    )
+        *trained[None], tiny, threshold=0.6, lr=0.05, rounds=(2, 5), ticks=[4, 4, 8], step=0.1,
+        momentum=0,
+    )  # fmt: skip
     at = 0
     for row in path.log.iloc[1:].itertuples():
         losses = seen[at : at + row.rounds]
         at += row.rounds
-        assert row.batches == at and 2 <= row.rounds <= 5
+        assert row.batches == at
+        assert 2 <= row.rounds <= 5
         assert row.loss_before == losses[0]
         assert row.loss == pytest.approx(sum(losses[-2:]) / 2, rel=1e-12)
         assert row.at_most == (row.loss > 0.6)
@@ -214,7 +225,8 @@ def test_rounds_stay_in_their_bounds_and_stop_at_the_threshold(
         for k in range(2, row.rounds):
             assert sum(losses[k - 2 : k]) / 2 > 0.6
     assert at == len(seen)
-    assert path.log["at_most"].any() and not path.log["at_most"].all()
+    assert path.log["at_most"].any()
+    assert not path.log["at_most"].all()
     assert path.log["rounds"].iloc[0] == path.log["batches"].iloc[0] == 0
 
 
@@ -222,7 +234,8 @@ def test_the_least_rounds_are_taken_where_the_loss_is_low_at_once(
     tiny: mc.Data, pair: list[nn.Module]
 ) -> None:
     path = walk(*pair, tiny, threshold=100.0, rounds=(3, 9))
-    assert (path.log["rounds"][1:] == 3).all() and not path.log["at_most"].any()
+    assert (path.log["rounds"][1:] == 3).all()
+    assert not path.log["at_most"].any()
 
 
 def test_without_retraining_the_walk_is_geometry(tiny: mc.Data) -> None:
@@ -240,8 +253,9 @@ def test_without_retraining_the_walk_is_geometry(tiny: mc.Data) -> None:
             torch.testing.assert_close(basis @ (basis.T @ point), point, rtol=1e-9, atol=1e-12)
             assert float(point.norm()) == pytest.approx(float(start.norm()), rel=1e-9)
             angles.append(float((point @ end) / point.norm() / end.norm()))
-        assert all(x < y for x, y in zip(angles, angles[1:], strict=False))
-    assert (path.log["batches"] == 0).all() and path.log["loss"][1:].isna().all()
+        assert all(x < y for x, y in itertools.pairwise(angles))
+    assert (path.log["batches"] == 0).all()
+    assert path.log["loss"][1:].isna().all()
     assert not path.converged
     assert any("nothing was retrained" in words for words in path.shortfalls)
 
@@ -293,7 +307,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 
 
 RESUMED: dict[str, dict[str, Any]] = {
-    "sgd": {"momentum": 0.9},
+    "sgd": {},
     "adamw": {"optimizer": "adamw", "lr": 1e-3},
     "arc": {"step": 0.02, "arc_step": 0.1, "points": 3},
     "shrink": {"sphere": "shrink", "momentum": 0.5},
@@ -404,7 +418,8 @@ def test_nothing_is_touched(
     path = walk(a, b, tiny, example=EXAMPLE, stages="flow", ticks=None, step=0.9)
     for check in unchanged:
         check()
-    assert torch.equal(tiny.train.x, x) and torch.equal(tiny.train.y, y)
+    assert torch.equal(tiny.train.x, x)
+    assert torch.equal(tiny.train.y, y)
     # nor is the path what A, B or another path hold
     for p in path.control_points.values():
         p.zero_()
@@ -428,7 +443,8 @@ def test_what_is_not_trained_goes_straight_and_counts_stay(
         assert torch.equal(path.at(t)["norm.num_batches_tracked"], torch.tensor(0))
     p = path.control_points
     assert torch.equal(p["second.weight"], p["again.weight"])
-    assert "again.weight" not in path.distances and "second.weight" in path.distances
+    assert "again.weight" not in path.distances
+    assert "second.weight" in path.distances
     # the statistics are those of retraining: finite, and new at every tick
     for name in ("norm.running_mean", "norm.running_var"):
         assert p[name].isfinite().all()
