@@ -280,7 +280,7 @@ def _lenet5(sizes: _Sizes) -> list[str]:
         for seed in (0, 1)
     )  # fmt: skip
     begun = {clock: now() for clock, now in CLOCKS.items()}
-    walk = mc.layerwise_path(a, b, data, batch_size=64, lr=0.02, progress=False, **about)
+    walk = mc.layerwise_path(a, b, data, batch_size=128, lr=0.005, progress=False, **about)
     took = {clock: now() - begun[clock] for clock, now in CLOCKS.items()}
     part = data.subset(train=measured)
     tops = {}
