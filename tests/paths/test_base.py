@@ -120,7 +120,8 @@ def test_an_unknown_kind_of_path_is_named(tmp_path: File) -> None:
     file = quadratic()(own(0), points()).save(tmp_path / "path")
     del Path._kinds["quadratic"]
     with pytest.raises(
-        mc.DamagedFileError, match="kind bezier or layerwise or linear or polychain, found 'quadratic'"
+        mc.DamagedFileError,
+        match="kind bezier or layerwise or linear or polychain, found 'quadratic'",
     ):
         mc.load_path(file, model=own(0))
 

@@ -282,6 +282,11 @@ def test_a_long_step_arrives_exactly_and_stays(tiny: mc.Data, pair: list[nn.Modu
             # the spheres in between hold it back; on the last tick it is on that of B
             torch.testing.assert_close(path.control_points[name][3], p.detach())
         assert path.relative_distance < 1e-6
+        free = walk(*pair, tiny, rounds=(0, 0), stages="all", ticks=2, sphere="free", **options)
+        for name, p in pair[1].named_parameters():
+            # to the last bit
+            assert torch.equal(free.control_points[name][1], p.detach())
+            assert torch.equal(free.control_points[name][2], p.detach())
     net = pair[0]
     path = walk(net, net, tiny, rounds=(0, 0))
     for name, p in net.named_parameters():
