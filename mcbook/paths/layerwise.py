@@ -163,8 +163,8 @@ def layerwise_path(
         step: `α`, the part of the way left that a tick goes.
         stages: `flow`, as `flow_stages` derives them; a number, for at most so many of them; `all`
             for one stage; or lists of names of parameters or modules.
-        threshold: of the loss, in nats.  None: 0.02 above twice the larger of the
-            losses of A and B, as retraining sees them.
+        threshold: of the loss, in nats.  None: 0.02 above twice the larger of the losses of A and
+            B, as retraining sees them; of A's alone where B's is near that of guessing.
         rounds: the least and the most minibatches of a tick; `(0, 0)` for no retraining.
         sphere: `interpolated`: deviations go from A's to B's in step with the way; `start`: they
             stay A's (the paper's; the path can then not quite reach B where B's differ);
@@ -217,7 +217,7 @@ def layerwise_path(
     groups = chosen_stages(a, stages, moving.names, example)
     counts = ticks_of(ticks, len(groups), way, sphere == "shrink")
     losses = [own_loss(chord.model_at(t), data, settings, images, seed) for t in (0.0, 1.0)]
-    threshold = checked_threshold(threshold, losses[0], losses[1])
+    threshold = checked_threshold(threshold, losses[0], losses[1], math.log(len(data.classes)))
     numbers = {name: i for i, name in enumerate(moving.names)}
     active = growing([[numbers[name] for name in group] for group in groups])
     legs: list[Leg] = []

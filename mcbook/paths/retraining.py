@@ -49,8 +49,19 @@ def own_loss(model: nn.Module, data: Data, recipe: Recipe, images: int, seed: in
     return total / count
 
 
-def checked_threshold(threshold: float | None, at_a: float, at_b: float | None) -> float:
+def checked_threshold(
+    threshold: float | None, at_a: float, at_b: float | None, guessing: float = math.inf
+) -> float:
     """The threshold of the loss.
+
+    Args:
+        threshold: what was asked for; None for twice the larger loss and 0.02, or of A's alone
+            where B knows next to nothing: a threshold that follows from the loss of an untrained
+            network would let anything pass.
+        at_a: A's loss.
+        at_b: B's loss, if there is a B.
+        guessing: the loss of equal probabilities; B knows next to nothing above half of it, if it
+            is also above what A asks for.
 
     Raises:
         ValueError: when it is below A's loss, or no number.
@@ -59,7 +70,9 @@ def checked_threshold(threshold: float | None, at_a: float, at_b: float | None) 
         UserWarning: when it is below B's.
     """
     if threshold is None:
-        return 2 * max(at_a, at_b or 0.0) + 0.02
+        threshold = 2 * at_a + 0.02
+        if at_b is not None and not at_b > max(threshold, guessing / 2):
+            threshold = max(threshold, 2 * at_b + 0.02)
     if not threshold > 0 or not math.isfinite(threshold):
         raise ValueError(f"expected a threshold above 0, found {threshold}")
     if threshold < at_a:

@@ -140,6 +140,11 @@ def test_thresholds(endpoints: list[nn.Module], digits: mc.Data) -> None:
     assert checked_threshold(None, 0.2, 0.1) == pytest.approx(0.42)
     assert checked_threshold(None, 0.1, 0.2) == pytest.approx(0.42)
     assert checked_threshold(None, 0.2, None) == pytest.approx(0.42)
+    assert checked_threshold(None, 0.01, 1.0, guessing=2.3) == pytest.approx(2.02)
+    # two networks that know nothing are as good as each other
+    assert checked_threshold(None, 2.2, 2.3, guessing=2.3) == pytest.approx(4.62)
+    with pytest.warns(UserWarning, match="below B's own loss, 2.3"):
+        assert checked_threshold(None, 0.01, 2.3, guessing=2.3) == pytest.approx(0.04)
     assert checked_threshold(0.2, 0.2, 0.2) == 0.2
     assert checked_threshold(0.3, 0.2, None) == 0.3
     for bad in (0, -1, math.nan, math.inf):
